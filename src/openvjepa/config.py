@@ -1,0 +1,315 @@
+"""What every command can be told, as frozen dataclasses; read from YAML strictly (an unknown key is an error).
+
+Field names are unique over the parts of one command, so that each is one flag on the command line (`--frame-step 2`)
+and one line in its section of the YAML file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from openvjepa.errors import ConfigError
+from openvjepa.grid import TokenGrid
+
+ConfigT = TypeVar("ConfigT")
+
+# name: (embed_dim, depth, num_heads, MLP hidden / embed_dim). Spec section 1.1; the first two are for the demo.
+ENCODER_SIZES: dict[str, tuple[int, int, int, float]] = {
+    "vit_femto": (96, 4, 3, 4.0),
+    "vit_pico": (128, 4, 4, 4.0),
+    "vit_tiny": (192, 12, 3, 4.0),
+    "vit_small": (384, 12, 6, 4.0),
+    "vit_base": (768, 12, 12, 4.0),
+    "vit_large": (1024, 24, 16, 4.0),
+    "vit_huge": (1280, 32, 16, 4.0),
+    "vit_giant": (1408, 40, 16, 48 / 11),
+    "vit_giant_xformers": (1408, 40, 22, 48 / 11),
+    "vit_gigantic": (1664, 48, 16, 4.0),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Encoder and predictor. `arch` names a size; embed_dim, depth, num_heads and mlp_ratio replace its numbers."""
+
+    arch: str = "vit_tiny"
+    """Encoder size: vit_femto, vit_pico, vit_tiny, vit_small, vit_base, vit_large, vit_huge, vit_giant, vit_gigantic."""
+    img_size: int | tuple[int, int] = 224
+    """Height and width of a clip, px (one number: square)."""
+    num_frames: int = 16
+    """Frames in a clip; 1 builds the image model."""
+    patch_size: int = 16
+    """Side of a patch, px."""
+    tubelet_size: int = 2
+    """Frames in a tubelet."""
+    embed_dim: int | None = None
+    """Width of the encoder; None: the size's own."""
+    depth: int | None = None
+    """Blocks of the encoder; None: the size's own."""
+    num_heads: int | None = None
+    """Attention heads of the encoder; None: the size's own."""
+    mlp_ratio: float | None = None
+    """Hidden width of the MLP over embed_dim; None: the size's own."""
+    uniform_power: bool = True
+    """Same number of position channels for time, height and width (all released V-JEPA 1 models)."""
+    predictor_embed_dim: int = 384
+    """Width of the predictor."""
+    predictor_depth: int = 12
+    """Blocks of the predictor."""
+    predictor_num_heads: int | None = None
+    """Attention heads of the predictor; None: as many as the encoder (V-JEPA 1)."""
+    num_mask_tokens: int = 2
+    """Mask tokens, one per mask configuration."""
+
+    def __post_init__(self) -> None:
+        if self.arch not in ENCODER_SIZES:
+            raise ConfigError(f"arch {self.arch!r} is unknown: choose one of {', '.join(ENCODER_SIZES)}")
+        for name, width, heads in (
+            ("embed_dim", self.dims.embed_dim, self.dims.num_heads),
+            ("predictor_embed_dim", self.predictor_embed_dim, self.predictor_heads),
+        ):
+            if min(width, heads) < 1 or width % heads:
+                raise ConfigError(f"{name} {width} does not divide by its {heads} attention heads")
+        _ = self.grid  # an impossible geometry fails here, before any work
+
+    @property
+    def dims(self) -> EncoderDims:
+        """The encoder's numbers after `arch` and its replacements."""
+        embed_dim, depth, num_heads, mlp_ratio = ENCODER_SIZES[self.arch]
+        return EncoderDims(
+            self.embed_dim or embed_dim, self.depth or depth, self.num_heads or num_heads, self.mlp_ratio or mlp_ratio
+        )
+
+    @property
+    def predictor_heads(self) -> int:
+        """Attention heads of the predictor."""
+        return self.predictor_num_heads or self.dims.num_heads
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """(height, width) of a clip, px."""
+        return (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
+
+    @property
+    def grid(self) -> TokenGrid:
+        """Tokens of a clip of the size the model was made for."""
+        return TokenGrid.of_clip(
+            self.num_frames, *self.image_hw, patch_size=self.patch_size, tubelet_size=self.tubelet_size
+        )
+
+
+@dataclass(frozen=True)
+class EncoderDims:
+    """Width, depth, heads and MLP ratio of an encoder."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """One mask: which tokens are predicted, the rest being the context (spec section 3)."""
+
+    kind: Literal["multiblock", "tube"] = "multiblock"
+    """multiblock: union of blocks; tube: random patches, the same in every frame."""
+    num_blocks: int = 8
+    """Blocks whose union is predicted (multiblock)."""
+    spatial_scale: tuple[float, float] = (0.15, 0.15)
+    """Area of a block as a share of the frame, least and most."""
+    temporal_scale: tuple[float, float] = (1.0, 1.0)
+    """Length of a block as a share of the clip, least and most."""
+    aspect_ratio: tuple[float, float] = (0.75, 1.5)
+    """Height over width of a block, least and most."""
+    max_temporal_keep: float = 1.0
+    """Share of the clip, from its start, that the context may use."""
+    max_keep: int | None = None
+    """Most context tokens; None: no limit."""
+    ratio: float = 0.9
+    """Share of the patches that are predicted (tube)."""
+
+
+SHORT_RANGE = MaskConfig(num_blocks=8, spatial_scale=(0.15, 0.15))
+LONG_RANGE = MaskConfig(num_blocks=2, spatial_scale=(0.7, 0.7))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to read and how clips are cut from it. The clip's shape is the model's."""
+
+    label: str | None = None
+    """Column of a CSV that holds the label; None: the column `label`, or the only one there is."""
+    mix: tuple[float, ...] | None = None
+    """Weights of the sources, one each; None: every video counts the same."""
+    frame_step: int | None = 4
+    """Every n-th frame of the video (V-JEPA 1); not together with fps."""
+    fps: float | None = None
+    """Frames per second of a clip, by time (V-JEPA 2); replaces frame_step."""
+    crop_scale: tuple[float, float] = (0.3, 1.0)
+    """Area of the random crop as a share of the frame, least and most."""
+    crop_ratio: tuple[float, float] = (0.75, 1.35)
+    """Width over height of the random crop, least and most."""
+    hflip: float = 0.5
+    """Probability of a horizontal flip."""
+    cache: bool = False
+    """Keep the decoded frames of every video in memory: for small sets of small videos."""
+    workers: int | None = None
+    """Processes that load data; None: one fewer than the cores, at most 8 (0 with cache)."""
+    max_bad: float = 0.1
+    """Share of unreadable videos at which the run stops."""
+
+    def __post_init__(self) -> None:
+        if (self.frame_step is None) == (self.fps is None):
+            raise ConfigError("give exactly one of frame_step and fps (set the other to none)")
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """The masks of a step. One encoder pass and one predictor pass are run for each."""
+
+    masks: tuple[MaskConfig, ...] = (SHORT_RANGE, LONG_RANGE)
+    """The masks (YAML only)."""
+    truncation: Literal["random", "first"] = "random"
+    """How samples of a batch come to one length: random ids (unbiased), or the first ones as in Meta's code, which drops
+    late frames (only 18-29 % of the last time step survives at batch 8)."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The loss: mean |prediction - target| ** loss_exp / loss_exp, plus reg_coeff x the variance term (spec section 4)."""
+
+    loss_exp: float = 1.0
+    """Exponent of the loss; 1: L1."""
+    reg_coeff: float = 0.0
+    """Weight of the variance term, which keeps the predictions from collapsing."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedules, each a pure function of the step."""
+
+    lr: float = 6.25e-4
+    """Learning rate after the warm-up."""
+    start_lr: float = 2e-4
+    """Learning rate at the start of the warm-up."""
+    final_lr: float = 1e-6
+    """Learning rate at the end of the (stretched) schedule."""
+    warmup: float = 40 / 300
+    """Warm-up as a share of the steps."""
+    weight_decay: float = 0.04
+    """Weight decay at the start (none on biases and norms)."""
+    final_weight_decay: float = 0.4
+    """Weight decay at the end of the (stretched) schedule."""
+    ema: tuple[float, float] = (0.998, 1.0)
+    """Momentum of the target encoder at the start and at the end of the (stretched) schedule."""
+    schedule_scale: float = 1.25
+    """The schedules are stretched over this many times the steps (Meta's ipe_scale)."""
+    clip_grad: float | None = 10.0
+    """Largest gradient norm, of encoder and predictor apart, after the warm-up; None: no limit."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's betas."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The run."""
+
+    steps: int = 5000
+    """Optimiser steps."""
+    batch_size: int = 16
+    """Clips in an optimiser step, over all devices and accumulated passes."""
+    micro_batch: int | None = None
+    """Clips in one pass of one device; smaller than batch_size: gradients are accumulated. None: all at once."""
+    seed: int = 0
+    """Sample order, clips, crops, masks and initial weights follow from it."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast where the hardware has it."""
+    threads: int | None = None
+    """CPU threads of the model; None: torch's choice."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    save_every: int = 500
+    """Steps between two checkpoints."""
+    keep_last: int = 2
+    """Checkpoints kept."""
+    monitor_every: int = 250
+    """Steps between two looks at collapse: feature std, effective rank, kNN; 0: never."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the run folder."""
+    overwrite: bool = False
+    """Delete what an earlier run left in the run folder."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything `vjepa pretrain` does; saved as config.yaml in the run folder."""
+
+    sources: tuple[str, ...] = ()
+    """Folders, lists or CSV files of videos."""
+    out: str = "runs/pretrain"
+    """Run folder."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def from_mapping(kind: type[ConfigT], values: Any, *, where: str = "configuration") -> ConfigT:
+    """Make a config dataclass from plain values; unknown keys and wrong types are errors.
+
+    Args:
+        kind: one of the dataclasses of this file.
+        values: nested mapping, as YAML gives it.
+        where: what to call it in an error.
+
+    Raises:
+        ConfigError: names every wrong key and value.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or where}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+
+
+def read_yaml(kind: type[ConfigT], path: str | Path) -> ConfigT:
+    """Read a config dataclass from a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or does not fit.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from None
+    return from_mapping(kind, values or {}, where=str(path))
+
+
+def to_yaml(config: Any) -> str:
+    """A config dataclass as YAML text that `read_yaml` reads back."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False)
+
+
+def to_mapping(config: Any) -> Any:
+    """A config dataclass as plain dicts, lists and numbers."""
+    return _plain(asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
