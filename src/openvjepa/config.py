@@ -182,12 +182,14 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """The loss: mean |prediction - target| ** loss_exp / loss_exp, plus reg_coeff x the variance term (spec section 4)."""
+    """The loss: mean |prediction - target| ** loss_exp / loss_exp, plus regularisers (spec section 4)."""
 
     loss_exp: float = 1.0
     """Exponent of the loss; 1: L1."""
     reg_coeff: float = 0.0
     """Weight of the variance term, which keeps the predictions from collapsing."""
+    sigreg_coeff: float = 0.0
+    """Weight of SIGReg on the context tokens, which keeps short runs of small models from collapsing (LeJEPA)."""
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,114 @@ class PretrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Everything `vjepa probe` does; saved as config.yaml in the run folder."""
+
+    model: str = ""
+    """Encoder: the run folder of a pretraining or a checkpoint file."""
+    source: str = ""
+    """Folder, list or CSV file of labelled videos: those to train on, or all of them."""
+    val_source: str | None = None
+    """Videos to choose the best probe with; None: the split `val` of source, or a part of its training videos."""
+    test_source: str | None = None
+    """Videos to report the accuracy of; None: the split `test` of source, or a part of its training videos."""
+    out: str = "runs/probe"
+    """Run folder."""
+    label: str | None = None
+    """Column of a CSV that holds the label; None: the column `label`, or the only one there is."""
+    kinds: tuple[Literal["attentive", "linear", "knn"], ...] = ("attentive", "linear", "knn")
+    """Classifiers to train."""
+    val_share: float = 0.15
+    """Share of the training videos of each class that becomes the split val where none is given."""
+    test_share: float = 0.15
+    """Share of the training videos of each class that becomes the split test where none is given."""
+    frame_step: int | None = None
+    """Every n-th frame of the video; None, and fps None too: as in pretraining, else 4."""
+    fps: float | None = None
+    """Frames per second of a clip, by time; not together with frame_step."""
+    train_views: int = 4
+    """Clips of each training video: the plain centre view, and random clips with random crops (never flipped, as labels
+    may tell left from right)."""
+    crop_scale: tuple[float, float] = (0.5, 1.0)
+    """Area of the random crop as a share of the frame, least and most."""
+    segments: int = 2
+    """Clips along a video at evaluation; their softmax is averaged."""
+    views: int = 1
+    """Crops along the longer side of each clip at evaluation; their softmax is averaged."""
+    epochs: int = 20
+    """Epochs of the attentive probe; each shows one view of every training video."""
+    batch_size: int = 64
+    """Clips in a step of the attentive probe."""
+    lrs: tuple[float, ...] = (5e-3, 1e-3, 3e-4)
+    """Learning rates of the attentive probe, all trained at once with each weight decay; cosine to 0."""
+    weight_decays: tuple[float, ...] = (0.01, 0.4)
+    """Weight decays of the attentive probe (none on biases and norms)."""
+    cache_dir: str | None = None
+    """Folder of encoded features, which runs can share; None: features in the run folder."""
+    feature_dtype: Literal["float32", "float16"] = "float32"
+    """Number format of the encoded features on disk; float16 takes half the space."""
+    encode_batch: int = 32
+    """Clips in one pass of the encoder."""
+    max_bad: float = 0.1
+    """Share of unreadable videos at which the run stops."""
+    seed: int = 0
+    """Splits, views, initial weights and sample order follow from it."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Precision of the encoder; auto: bf16 autocast where the hardware has it."""
+    threads: int | None = None
+    """CPU threads of the model; None: torch's choice."""
+    workers: int | None = None
+    """Processes that load data; None: one fewer than the cores, at most 8."""
+    overwrite: bool = False
+    """Delete what an earlier run left in the run folder; encoded features are kept."""
+
+    def __post_init__(self) -> None:
+        if self.frame_step is not None and self.fps is not None:
+            raise ConfigError("give frame_step or fps, not both")
+        if not self.kinds:
+            raise ConfigError("kinds is empty: name at least one of attentive, linear, knn")
+        if not self.lrs or not self.weight_decays:
+            raise ConfigError("lrs and weight_decays must each hold at least one number")
+        for name in ("train_views", "segments", "views", "epochs", "batch_size", "encode_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1")
+        if not (0 < self.val_share < 1 and 0 < self.test_share < 1 and self.val_share + self.test_share < 1):
+            raise ConfigError("val_share and test_share must be above 0, and their sum below 1")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Everything `vjepa predict` does."""
+
+    run: str = ""
+    """Run folder of a probe."""
+    videos: tuple[str, ...] = ()
+    """Video files, folders of them, lists or CSV files."""
+    top: int = 5
+    """Classes shown for each video."""
+    json: bool = False
+    """Print JSON, for programs."""
+    segments: int | None = None
+    """Clips along a video; None: as many as the probe was evaluated with."""
+    views: int | None = None
+    """Crops along the longer side of each clip; None: as many as the probe was evaluated with."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """auto: bf16 autocast where the hardware has it."""
+    threads: int | None = None
+    """CPU threads of the model; None: torch's choice."""
+    workers: int | None = None
+    """Processes that load data; None: one fewer than the cores, at most 8."""
+
+    def __post_init__(self) -> None:
+        if min(self.top, self.segments or 1, self.views or 1) < 1:
+            raise ConfigError("top, segments and views must be at least 1")
 
 
 def from_mapping(kind: type[ConfigT], values: Any, *, where: str = "configuration") -> ConfigT:

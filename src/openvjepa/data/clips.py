@@ -1,0 +1,114 @@
+"""Which frames form a clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openvjepa.data.video import Video, open_video
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """A clip of `num_frames`, every `frame_step`-th of the video or `fps` of them a second (exactly one is given)."""
+
+    num_frames: int = 16
+    frame_step: int | None = 4
+    fps: float | None = None
+
+    def seconds_per_frame(self, video: Video) -> float:
+        """Time between two frames of the clip."""
+        return 1 / self.fps if self.fps else (self.frame_step or 1) / video.fps
+
+    def room(self, video: Video) -> float:
+        """Latest start of a clip that ends with the video, s; 0 where the video is shorter than a clip."""
+        last = (self.num_frames - 1) * self.seconds_per_frame(video)
+        return max(0.0, float(video.times[-1]) - last)
+
+    def indices(self, video: Video, start: float) -> NDArray[np.int64]:
+        """Frames on screen during a clip that starts at `start` s.
+
+        Past the end of the video its last frame is repeated: a short video is shown whole and then stands still.
+        """
+        half = 0.5 / video.fps
+        times = start + np.arange(self.num_frames) * self.seconds_per_frame(video) + half
+        return np.clip(np.searchsorted(video.times, times, side="right") - 1, 0, video.frame_count - 1)
+
+    def random_start(self, video: Video, generator: torch.Generator) -> float:
+        """A start drawn uniformly from where the clip fits."""
+        return torch.rand((), generator=generator).item() * self.room(video)
+
+    def segment_starts(self, video: Video, segments: int) -> list[float]:
+        """Starts of clips spread evenly from the first to the last that fits; a single one lies in the middle."""
+        room = self.room(video)
+        return [room / 2] if segments == 1 else [room * i / (segments - 1) for i in range(segments)]
+
+
+def read_clip(
+    path: str | Path,
+    *,
+    num_frames: int = 16,
+    frame_step: int | None = 4,
+    fps: float | None = None,
+    start: float | None = None,
+) -> Tensor:
+    """One clip of a video, a frame folder or a still image.
+
+    Args:
+        path: what to read.
+        num_frames: frames of the clip.
+        frame_step: every n-th frame of the video; ignored when fps is given.
+        fps: frames per second of the clip.
+        start: s from the first frame; None: the clip lies in the middle of the video.
+
+    Returns:
+        uint8 [num_frames, H, W, 3], RGB, upright. A video that is shorter than the clip ends on its last frame, repeated.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    spec = ClipSpec(num_frames, None if fps else frame_step, fps)
+    video = open_video(path)
+    begin = spec.segment_starts(video, 1)[0] if start is None else start
+    return torch.from_numpy(video.frames([int(i) for i in spec.indices(video, begin)]).frames)
+
+
+def meta_frame_indices(
+    frame_count: int,
+    *,
+    frames_per_clip: int,
+    frame_step: int,
+    num_clips: int = 1,
+    random_sampling: bool = True,
+    allow_overlap: bool = False,
+) -> list[NDArray[np.int64]]:
+    """Frame numbers of the clips exactly as Meta's V-JEPA code draws them (spec section 5), from numpy's global generator.
+
+    Kept for comparison with published figures: clips span frame_step * frames_per_clip frames, with a spacing that is a
+    little wider than frame_step.
+    """
+    clip_len = frames_per_clip * frame_step
+    partition = frame_count // num_clips
+    clips = []
+    for i in range(num_clips):
+        if partition > clip_len:
+            end = np.random.randint(clip_len, partition) if random_sampling else clip_len
+            indices = np.linspace(end - clip_len, end, frames_per_clip)
+            indices = np.clip(indices, end - clip_len, end - 1).astype(np.int64) + i * partition
+        elif not allow_overlap:
+            indices = np.linspace(0, partition, partition // frame_step)
+            padding = np.full(frames_per_clip - len(indices), partition)
+            indices = np.clip(np.concatenate([indices, padding]), 0, partition - 1).astype(np.int64) + i * partition
+        else:
+            sample_len = min(clip_len, frame_count) - 1
+            indices = np.linspace(0, sample_len, sample_len // frame_step)
+            padding = np.full(frames_per_clip - len(indices), sample_len)
+            shift = (frame_count - clip_len) // (num_clips - 1) if frame_count > clip_len else 0
+            indices = np.clip(np.concatenate([indices, padding]), 0, sample_len - 1).astype(np.int64) + i * shift
+        clips.append(indices)
+    return clips

@@ -1,0 +1,255 @@
+"""Batches whose content depends on (seed, step, position) alone: the same for any number of workers, and after a resume."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from openvjepa.config import DataConfig, MaskingConfig, ModelConfig
+from openvjepa.data.clips import ClipSpec
+from openvjepa.data.index import VideoIndex, read_index
+from openvjepa.data.masks import sample_masks
+from openvjepa.data.transforms import eval_views, train_transform
+from openvjepa.data.video import Video, open_video
+from openvjepa.errors import ConfigError, DataError, VideoError
+
+Batch = dict[str, Any]
+_ORDER, _CLIP, _MASK, _RETRY, _MIX, _VIEW = range(6)  # tags that keep the streams of random numbers apart
+_MAX_RETRIES = 20
+
+
+def seeded(*key: int) -> torch.Generator:
+    """A generator that depends on the whole key, and differs for any other."""
+    state = np.random.SeedSequence(key).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+class FrameReader:
+    """Reads the frames of clips; with `cache`, keeps every decoded video in memory."""
+
+    def __init__(self, *, cache: bool, threads: int = 1) -> None:
+        self.cache: dict[str, tuple[Video, NDArray[np.uint8]]] | None = {} if cache else None
+        self.threads = threads
+
+    def video(self, path: str) -> Video:
+        """The open video."""
+        return self.cache[path][0] if self.cache and path in self.cache else open_video(path, threads=self.threads)
+
+    def frames(self, path: str, spec: ClipSpec, start: float, video: Video) -> NDArray[np.uint8]:
+        """Frames of the clip that starts at `start` s, uint8 [T, H, W, 3]."""
+        indices = spec.indices(video, start)
+        if self.cache is None:
+            return video.frames([int(i) for i in indices]).frames
+        if path not in self.cache:
+            self.cache[path] = (video, video.all_frames().frames)
+        return self.cache[path][1][indices]
+
+
+class PretrainBatches(Dataset[Batch]):
+    """Item i is micro batch i of this process, complete with its masks."""
+
+    def __init__(
+        self,
+        sources: tuple[str, ...],
+        data: DataConfig,
+        model: ModelConfig,
+        masking: MaskingConfig,
+        *,
+        seed: int,
+        micro_batch: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.data, self.model, self.masking = data, model, masking
+        self.seed, self.micro_batch, self.accumulate = seed, micro_batch, accumulate
+        self.rank, self.world_size = rank, world_size
+        self.indices = [read_index(source, label=data.label) for source in sources]
+        if not sources:
+            raise ConfigError("no videos given: name a folder, a list or a CSV file")
+        if data.mix is not None and (len(data.mix) != len(sources) or min(data.mix) <= 0):
+            raise ConfigError(f"mix {data.mix} must give one positive weight for each of the {len(sources)} sources")
+        self.records = [record for index in self.indices for record in index.records]
+        self.spec = ClipSpec(model.num_frames, data.frame_step, data.fps)
+        self.reader = FrameReader(cache=data.cache)
+        self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    def __getitem__(self, item: int) -> Batch:
+        """clips uint8 [B, 3, T, H, W], masks_enc and masks_pred (lists of int64 [B, K]), labels int64 [B], bad."""
+        step, part = divmod(item, self.accumulate)
+        batch_size = self.micro_batch * self.accumulate * self.world_size
+        first = (part * self.world_size + self.rank) * self.micro_batch
+        bad: dict[str, str] = {}
+        samples = [self._sample(step * batch_size + first + i, bad) for i in range(self.micro_batch)]
+        pairs = sample_masks(
+            self.masking.masks,
+            self.model.grid,
+            self.micro_batch,
+            truncation=self.masking.truncation,
+            generator=seeded(self.seed, _MASK, step, part, self.rank),
+        )
+        return {
+            "clips": torch.stack([clip for clip, _ in samples]),
+            "labels": torch.tensor([label for _, label in samples]),
+            "masks_enc": [enc for enc, _ in pairs],
+            "masks_pred": [pred for _, pred in pairs],
+            "bad": bad,
+        }
+
+    def _sample(self, number: int, bad: dict[str, str]) -> tuple[Tensor, int]:
+        """Clip and label of the sample of that number; an unreadable file is replaced by another one, drawn at random."""
+        which = self._video_of(number)
+        for attempt in range(_MAX_RETRIES):
+            record = self.records[which]
+            generator = seeded(self.seed, _CLIP, number, attempt)
+            try:
+                video = self.reader.video(record.path)
+                start = self.spec.random_start(video, generator)
+                frames = self.reader.frames(record.path, self.spec, start, video)
+            except VideoError as error:
+                bad[record.path] = error.reason
+                which = int(torch.randint(len(self.records), (), generator=seeded(self.seed, _RETRY, number, attempt)))
+                continue
+            clip = train_transform(
+                frames,
+                self.model.image_hw,
+                scale=self.data.crop_scale,
+                ratio=self.data.crop_ratio,
+                hflip=self.data.hflip,
+                generator=generator,
+            )
+            return clip, -1 if record.label is None else record.label
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in list(bad.items())[:3])
+        raise DataError(f"{_MAX_RETRIES} videos in a row cannot be read, for example {reasons}")
+
+    def _video_of(self, number: int) -> int:
+        """Which video a sample shows: epochs of a new random order each, or weighted draws from several sources."""
+        if self.data.mix is None:
+            epoch, position = divmod(number, len(self.records))
+            if self._epoch[0] != epoch:
+                order = np.random.default_rng((self.seed, _ORDER, epoch)).permutation(len(self.records))
+                self._epoch = (epoch, order)
+            return int(self._epoch[1][position])
+        rng = np.random.default_rng((self.seed, _MIX, number))
+        weights = np.asarray(self.data.mix) / sum(self.data.mix)
+        source = int(rng.choice(len(weights), p=weights))
+        offset = sum(len(index) for index in self.indices[:source])
+        return offset + int(rng.integers(len(self.indices[source])))
+
+
+class PretrainLoader:
+    """Micro batches from a step on; counts the files that could not be read and stops when they are too many."""
+
+    def __init__(self, dataset: PretrainBatches, *, start_step: int, steps: int, pin_memory: bool) -> None:
+        self.dataset = dataset
+        self.bad: dict[str, str] = {}
+        workers = worker_count(dataset.data)
+        self.loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=range(start_step * dataset.accumulate, steps * dataset.accumulate),
+            num_workers=workers,
+            pin_memory=pin_memory,
+            worker_init_fn=_one_thread if workers else None,
+            prefetch_factor=4 if workers else None,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            self._count(batch.pop("bad"))
+            yield batch
+
+    def _count(self, bad: dict[str, str]) -> None:
+        """Name each bad file once.
+
+        Raises:
+            DataError: more than the allowed share of all files is bad.
+        """
+        for path, reason in bad.items():
+            if path not in self.bad:
+                self.bad[path] = reason
+                print(f"warning: skipped {path}: {reason} ({len(self.bad)} so far)", flush=True)
+        allowed = self.dataset.data.max_bad * len(self.dataset.records)
+        if bad and len(self.bad) > allowed:
+            raise DataError(
+                f"{len(self.bad)} of {len(self.dataset.records)} videos cannot be read, more than max_bad allows "
+                f"({self.dataset.data.max_bad:.0%}): run `vjepa data check` on the source"
+            )
+
+
+def worker_count(data: DataConfig) -> int:
+    """Loader processes: as asked for; otherwise none with a cache (each would fill its own), else cores - 1, at most 8."""
+    if data.workers is not None:
+        return data.workers
+    return 0 if data.cache else min(8, max(0, (os.cpu_count() or 1) - 1))
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+class EvalClips(Dataset[tuple[Tensor, int, str]]):
+    """Clips of an index for frozen evaluation: item i is (uint8 [clips, 3, T, H, W], i, reason if unreadable).
+
+    Without `augment`, segments x views deterministic clips, segment by segment. With it, that many random crops at random
+    times, which depend on (seed, i, draw) alone; there is no flip, since it would change what a direction is called.
+    """
+
+    def __init__(
+        self,
+        index: VideoIndex,
+        spec: ClipSpec,
+        size: tuple[int, int],
+        *,
+        segments: int = 1,
+        views: int = 1,
+        augment: int = 0,
+        crop_scale: tuple[float, float] = (0.5, 1.0),
+        seed: int = 0,
+    ) -> None:
+        self.index, self.spec, self.size = index, spec, size
+        self.segments, self.views, self.augment, self.crop_scale, self.seed = segments, views, augment, crop_scale, seed
+
+    @property
+    def clips_per_video(self) -> int:
+        """Clips in an item."""
+        return self.augment or self.segments * self.views
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, item: int) -> tuple[Tensor, int, str]:
+        try:
+            video = open_video(self.index.records[item].path)
+            clips = self._random(video, item) if self.augment else self._fixed(video)
+        except VideoError as error:
+            empty = torch.zeros((self.clips_per_video, 3, self.spec.num_frames, *self.size), dtype=torch.uint8)
+            return empty, item, error.reason
+        return torch.stack(clips), item, ""
+
+    def _fixed(self, video: Video) -> list[Tensor]:
+        starts = self.spec.segment_starts(video, self.segments)
+        return [view for start in starts for view in eval_views(self._frames(video, start), self.size, self.views)]
+
+    def _random(self, video: Video, item: int) -> list[Tensor]:
+        clips = []
+        for draw in range(self.augment):
+            generator = seeded(self.seed, _VIEW, item, draw)
+            frames = self._frames(video, self.spec.random_start(video, generator))
+            ratio = (3 / 4, 4 / 3)
+            clips.append(
+                train_transform(
+                    frames, self.size, scale=self.crop_scale, ratio=ratio, hflip=0.0, generator=generator
+                )
+            )
+        return clips
+
+    def _frames(self, video: Video, start: float) -> NDArray[np.uint8]:
+        return video.frames([int(i) for i in self.spec.indices(video, start)]).frames

@@ -1,0 +1,98 @@
+"""Spatial transforms on uint8 frames, the same for all frames of a clip (spec section 5)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+EVAL_MARGIN = 256 / 224  # short side over crop, in evaluation
+
+Box = tuple[int, int, int, int]  # top, left, height, width
+
+
+def normalize(clips: Tensor) -> Tensor:
+    """uint8 [B, 3, T, H, W] -> float32 with ImageNet's mean and standard deviation; runs where the clips are."""
+    mean = 255 * torch.tensor(IMAGENET_MEAN, device=clips.device).view(3, 1, 1, 1)
+    std = 255 * torch.tensor(IMAGENET_STD, device=clips.device).view(3, 1, 1, 1)
+    return (clips.float() - mean) / std
+
+
+def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Antialiased bilinear resize of uint8 [T, C, H, W] to (height, width), in uint8."""
+    if tuple(frames.shape[-2:]) == size:
+        return frames
+    return F.interpolate(frames, size=size, mode="bilinear", antialias=True)
+
+
+def channels_first(frames: NDArray[np.uint8]) -> Tensor:
+    """[T, H, W, 3] array -> [T, 3, H, W] view (channels-last memory, in which torch resizes fastest)."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+
+
+def random_box(
+    height: int, width: int, *, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
+) -> Box:
+    """A box of random area and log-uniform aspect (width / height) inside the frame; the centre after ten failures."""
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * torch.rand((), generator=generator).item()
+
+    for _ in range(10):
+        area = uniform(*scale) * height * width
+        aspect = math.exp(uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(torch.randint(height - h + 1, (), generator=generator))
+            left = int(torch.randint(width - w + 1, (), generator=generator))
+            return top, left, h, w
+    h = min(height, round(width / ratio[0]))
+    w = min(width, round(height * ratio[1]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def train_transform(
+    frames: NDArray[np.uint8],
+    size: tuple[int, int],
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    hflip: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Random resized crop and flip: uint8 [T, H, W, 3] -> uint8 [3, T, height, width]."""
+    clip = channels_first(frames)
+    top, left, h, w = random_box(clip.shape[2], clip.shape[3], scale=scale, ratio=ratio, generator=generator)
+    clip = resize(clip[:, :, top : top + h, left : left + w], size)
+    if torch.rand((), generator=generator).item() < hflip:
+        clip = clip.flip(3)
+    return clip.transpose(0, 1).contiguous()
+
+
+def eval_views(frames: NDArray[np.uint8], size: tuple[int, int], views: int) -> list[Tensor]:
+    """Deterministic crops: uint8 [T, H, W, 3] -> `views` clips uint8 [3, T, height, width].
+
+    The frame is resized to cover the crop with a margin of 256/224 (without it where the video is no larger than the
+    crop). One view is the centre, several are spread along the longer side.
+    """
+    clip = channels_first(frames)
+    (h, w), (height, width) = clip.shape[-2:], size
+    margin = EVAL_MARGIN if (h, w) != size else 1.0
+    factor = max(int(height * margin) / h, int(width * margin) / w)
+    resized = resize(clip, (max(height, round(h * factor)), max(width, round(w * factor))))
+    spare_h, spare_w = resized.shape[2] - height, resized.shape[3] - width
+    crops = []
+    for view in range(views):
+        top, left = round(spare_h / 2), round(spare_w / 2)
+        if views > 1 and spare_w >= spare_h:
+            left = view * (spare_w // (views - 1))
+        elif views > 1:
+            top = view * (spare_h // (views - 1))
+        crops.append(resized[:, :, top : top + height, left : left + width].transpose(0, 1).contiguous())
+    return crops

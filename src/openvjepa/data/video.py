@@ -1,0 +1,370 @@
+"""Open a video, a folder of frames or a still image, and get exactly the frames asked for.
+
+A frame's number is its place in a sequential decode. Reading builds a table of time stamps once per file, from the
+packets alone where that is safe and by decoding otherwise, then seeks to the key frame before the first wanted frame,
+and goes back further when a file's seek lands too late (transport streams, intra refresh, open groups of pictures).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from openvjepa.errors import VideoError
+
+VIDEO_EXTENSIONS = frozenset(
+    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
+)
+IMAGE_EXTENSIONS = frozenset(".bmp .jpeg .jpg .png .tif .tiff .webp".split())
+FOLDER_FPS = 30.0  # frames per second that a folder of frames is taken to have
+
+# One packet, one frame, with the packet's time stamp: the table can be read without decoding.
+_PLAIN_CODECS = frozenset("h264 hevc vp9 av1 mpeg1video mpeg2video mpeg4 mjpeg".split())
+# Skipping frames that no other frame refers to changes nothing else in these; in AV1 it was seen to.
+_SKIPPABLE_CODECS = frozenset(("h264", "hevc"))
+_GUARD_SECONDS = 10.0
+_MAX_LOST = 0.25  # share of the wanted frames that may be replaced by their predecessor
+
+
+@dataclass(frozen=True)
+class FrameBatch:
+    """Frames and where they come from."""
+
+    frames: NDArray[np.uint8]
+    """[n, H, W, 3], RGB, upright."""
+    indices: NDArray[np.int64]
+    """Number of each frame in a sequential decode, [n]."""
+    lost: int
+    """Frames that could not be decoded; the one before stands in."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a full decode found in a file."""
+
+    path: str
+    frames: int
+    fps: float
+    duration: float
+    """Seconds."""
+    width: int
+    height: int
+    codec: str
+    errors: int
+    """Packets that could not be decoded."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Time stamps of all frames in order of display, in seconds from the first; pts is None if they cannot be trusted."""
+
+    times: NDArray[np.float64]
+    pts: NDArray[np.int64] | None
+    fps: float
+
+
+class Video:
+    """An open video; make one with `open_video`.
+
+    Attributes:
+        path: the file or folder.
+        frame_count: frames that a sequential decode gives.
+        fps: mean frames per second.
+        duration: seconds from the first frame's start to the last one's end.
+        times: start of each frame, s from the first, [frame_count].
+    """
+
+    def __init__(self, path: str | Path, *, threads: int = 1) -> None:
+        self.path = str(path)
+        self.threads = threads
+        table = _table(self.path, _stamp(Path(path)))
+        self._pts = table.pts
+        self.times, self.fps, self.frame_count = table.times, table.fps, len(table.times)
+        self.duration = float(self.times[-1]) + 1 / self.fps
+
+    def frames_at(self, times: Sequence[float]) -> FrameBatch:
+        """The frames on screen at the given times.
+
+        Args:
+            times: seconds from the first frame; later than the end means the last frame.
+
+        Raises:
+            VideoError: a time is negative, or too much of the file cannot be decoded.
+        """
+        if len(times) and min(times) < 0:
+            raise VideoError(self.path, f"asked for the frame at {min(times):.3f} s")
+        indices = np.searchsorted(self.times, np.asarray(times) + 1e-6, side="right") - 1
+        return self.frames([int(i) for i in indices])
+
+    def frames(self, indices: Sequence[int]) -> FrameBatch:
+        """The frames of the given numbers, in that order; a number may come twice.
+
+        Raises:
+            VideoError: a number is out of range, or too much of the file cannot be decoded.
+        """
+        wanted = sorted(set(indices))
+        if not wanted or wanted[0] < 0 or wanted[-1] >= self.frame_count:
+            raise VideoError(self.path, f"asked for frames {list(indices)} of {self.frame_count}")
+        if Path(self.path).is_dir():
+            found = {i: _read_image(_frame_files(self.path)[i]) for i in wanted}
+        elif self._pts is None:
+            found = self._decode_in_order(wanted)
+        else:
+            found = self._decode_by_pts(wanted)
+        return self._batch(indices, wanted, found)
+
+    def all_frames(self) -> FrameBatch:
+        """Every frame."""
+        return self.frames(range(self.frame_count))
+
+    def _batch(self, indices: Sequence[int], wanted: list[int], found: dict[int, NDArray[np.uint8]]) -> FrameBatch:
+        lost = len(wanted) - len(found)
+        if not found or lost > _MAX_LOST * len(wanted):
+            raise VideoError(self.path, f"{lost} of {len(wanted)} frames cannot be decoded")
+        stand_in = found[min(found)]
+        for i in wanted:
+            stand_in = found.setdefault(i, stand_in)
+        try:
+            frames = np.stack([found[i] for i in indices])
+        except ValueError:
+            raise VideoError(self.path, "the size of the frames changes") from None
+        return FrameBatch(frames, np.asarray(indices, np.int64), lost)
+
+    def _decode_in_order(self, wanted: list[int]) -> dict[int, NDArray[np.uint8]]:
+        with _open(self.path, self.threads) as (container, stream):
+            rgb, remaining, found = _ToRGB(), set(wanted), {}
+            for i, frame in enumerate(_decode(container, stream)):
+                if i in remaining:
+                    found[i] = rgb(frame)
+                if i >= wanted[-1]:
+                    break
+            return found
+
+    def _decode_by_pts(self, wanted: list[int]) -> dict[int, NDArray[np.uint8]]:
+        assert self._pts is not None
+        by_pts = {int(self._pts[i]): i for i in wanted}
+        first, last = min(by_pts), max(by_pts)
+        with _open(self.path, self.threads) as (container, stream):
+            guard = round(_GUARD_SECONDS / float(stream.time_base))
+            if "444" in (stream.pix_fmt or ""):
+                # x264 once encoded 4:4:4 by a rule of its own and says so in the first packet alone: show it to the decoder.
+                next(_decode(container, stream), None)
+            for start in (first, first - guard, None):
+                if not _seek(container, stream, start):
+                    continue
+                found, first_seen, rgb = {}, None, _ToRGB()
+                for frame in _decode(container, stream, keep=by_pts.keys()):
+                    if frame.pts is None:
+                        continue
+                    first_seen = frame.pts if first_seen is None else first_seen
+                    if first_seen > first and start is not None:
+                        break  # the seek landed too late: start further back
+                    if frame.pts in by_pts:
+                        found[by_pts[frame.pts]] = rgb(frame)
+                    if frame.pts >= last:
+                        break
+                if len(found) == len(by_pts) or (start is None):
+                    return found
+            return {}
+
+
+def open_video(path: str | Path, *, threads: int = 1) -> Video:
+    """Open a video file, a folder of frames (images in order of their names) or a still image (one frame).
+
+    Args:
+        path: what to open.
+        threads: decoding threads; 1 in loader workers, more only where nothing else decodes.
+
+    Raises:
+        VideoError: missing, empty, not a video, without a picture, or unreadable.
+    """
+    return Video(path, threads=threads)
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Decode a whole file and say what is in it.
+
+    Raises:
+        VideoError: nothing in it can be decoded.
+    """
+    if Path(path).is_dir():
+        files = _frame_files(str(path))
+        height, width = _read_image(files[0]).shape[:2]
+        return VideoInfo(str(path), len(files), FOLDER_FPS, len(files) / FOLDER_FPS, width, height, "images", 0)
+    video = open_video(path)
+    errors: list[str] = []
+    with _open(str(path), 1) as (container, stream):
+        count, width, height = 0, 0, 0
+        for frame in _decode(container, stream, errors=errors):
+            if count == 0:
+                width, height = (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
+            count += 1
+        codec = stream.codec.canonical_name
+    if not count:
+        raise VideoError(path, errors[0] if errors else "no frame can be decoded")
+    return VideoInfo(str(path), count, video.fps, count / video.fps, width, height, codec, len(errors))
+
+
+class _ToRGB:
+    """Turns decoded frames into upright RGB arrays.
+
+    One reformatter with one thread for the whole read: a new one per frame starts a thread pool each time.
+    """
+
+    def __init__(self) -> None:
+        self.reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+        pixels = self.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        return np.rot90(pixels, frame.rotation // 90 % 4) if frame.rotation else pixels
+
+
+class _open:  # noqa: N801 - reads as a function
+    """Context of (container, video stream) with the decoding threads set; FFmpeg's errors become VideoError."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        self.path, self.threads = path, threads
+
+    def __enter__(self) -> tuple[Any, Any]:
+        try:
+            self.container = av.open(self.path)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise VideoError(self.path, _reason(error, self.path)) from None
+        if not self.container.streams.video:
+            self.container.close()
+            raise VideoError(self.path, "no video stream in it")
+        stream = self.container.streams.video[0]
+        stream.thread_type = "AUTO" if self.threads > 1 else "NONE"
+        stream.codec_context.thread_count = self.threads
+        return self.container, stream
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.container.close()
+        if isinstance(error, av.error.FFmpegError):
+            raise VideoError(self.path, _reason(error, self.path)) from None
+
+
+def _reason(error: Exception, path: str) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if Path(path).is_file() and Path(path).stat().st_size == 0:
+        return "the file is empty"
+    if isinstance(error, av.error.InvalidDataError):
+        return "not a video that can be read, or damaged (invalid data)"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _seek(container: Any, stream: Any, start: int | None) -> bool:
+    """Go to the key frame before a time stamp (None: to the start of the file); False where the file cannot."""
+    try:
+        if start is None:
+            container.seek(0) if stream.start_time is None else container.seek(int(stream.start_time), stream=stream)
+        else:
+            container.seek(start, stream=stream, backward=True)
+    except av.error.FFmpegError:
+        return False
+    return True
+
+
+def _decode(
+    container: Any, stream: Any, *, keep: Any = None, errors: list[str] | None = None
+) -> Iterator[av.VideoFrame]:
+    """Frames from here on; packets that cannot be decoded are skipped (and noted in `errors`).
+
+    keep: time stamps of the wanted frames; others may be skipped where no wanted frame needs them.
+    """
+    context = stream.codec_context
+    skip = keep is not None and stream.codec.canonical_name in _SKIPPABLE_CODECS
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.error.FFmpegError as error:  # the container breaks off here: what came before is good
+            if errors is not None:
+                errors.append(str(error))
+            return
+        if skip:
+            context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in keep else "NONREF"
+        try:
+            yield from packet.decode()
+        except av.error.EOFError:
+            return
+        except av.error.FFmpegError as error:
+            if errors is not None:
+                errors.append(str(error))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of change: a file that changes gets a new table."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise VideoError(path, _reason(error, str(path))) from None
+    return stat.st_size, stat.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=65_536)
+def _table(path: str, stamp: tuple[int, int]) -> _Table:
+    if Path(path).is_dir():
+        return _Table(np.arange(len(_frame_files(path))) / FOLDER_FPS, None, FOLDER_FPS)
+    with _open(path, 1) as (container, stream):
+        base, rate = float(stream.time_base), float(stream.average_rate or stream.guessed_rate or FOLDER_FPS)
+        pts = _packet_pts(container, stream)
+    if pts is None:
+        with _open(path, 1) as (container, stream):
+            decoded = [frame.pts for frame in _decode(container, stream)]
+        if not decoded:
+            raise VideoError(path, "no frame can be decoded")
+        times = np.arange(len(decoded)) / rate
+        if None not in decoded and np.all(np.diff(decoded) > 0):
+            times = (np.asarray(decoded) - decoded[0]) * base
+    else:
+        times = (pts - pts[0]) * base
+    fps = (len(times) - 1) / times[-1] if len(times) > 1 and times[-1] > 0 else rate
+    return _Table(times, pts, float(fps))
+
+
+def _packet_pts(container: Any, stream: Any) -> NDArray[np.int64] | None:
+    """Sorted time stamps of all frames, read from the packets; None unless each packet surely gives one frame."""
+    if stream.codec.canonical_name not in _PLAIN_CODECS:
+        return None
+    pts, first_key = [], None
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue  # the flush at the end
+            if packet.pts is None or packet.is_corrupt:
+                return None
+            if first_key is None:
+                first_key = packet.is_keyframe
+            if not packet.is_discard:
+                pts.append(packet.pts)
+    except av.error.FFmpegError:
+        return None
+    array = np.unique(np.asarray(pts, np.int64))
+    return array if first_key and len(array) == len(pts) and pts[0] == array[0] else None
+
+
+def _frame_files(folder: str) -> list[Path]:
+    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_EXTENSIONS)
+    if not files:
+        raise VideoError(folder, "a directory without images")
+    return files
+
+
+def _read_image(path: Path) -> NDArray[np.uint8]:
+    with _open(str(path), 1) as (container, stream):
+        for frame in _decode(container, stream):
+            return _ToRGB()(frame)
+    raise VideoError(path, "the image cannot be decoded")

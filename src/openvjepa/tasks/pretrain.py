@@ -1,0 +1,169 @@
+"""`vjepa pretrain`: a folder of videos in, a pretrained V-JEPA encoder out (Bardes et al. 2024, section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openvjepa.config import PretrainConfig, to_mapping, to_yaml
+from openvjepa.data.clips import ClipSpec
+from openvjepa.data.index import VideoIndex
+from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
+from openvjepa.data.transforms import normalize
+from openvjepa.errors import DataError
+from openvjepa.model.jepa import JEPA
+from openvjepa.train.distributed import Runtime, make_runtime
+from openvjepa.train.metrics import collapse_warning, feature_std, knn_accuracy, rankme
+from openvjepa.train.optim import ema_momentum
+from openvjepa.train.trainer import FitResult, accumulation, fit, open_run_dir
+from openvjepa.weights.hub import save_model, write_file
+
+MONITOR_CLIPS = 256  # fixed clips that the monitors look at, half of them as the neighbours of kNN
+
+
+class PretrainTask(nn.Module):
+    """What the trainer sees: normalises the clips, runs the JEPA, moves the target encoder after each step."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.jepa = JEPA(config.model, config.objective)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses of a micro batch of the loader (clips uint8 [B, 3, T, H, W], masks_enc and masks_pred)."""
+        return self.jepa(normalize(batch["clips"]), batch["masks_enc"], batch["masks_pred"])
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Encoder and predictor, with and without weight decay."""
+        return self.jepa.param_groups()
+
+    def after_step(self, step: int) -> None:
+        """Moves the target encoder; `step` counts finished steps from 0."""
+        self.jepa.update_target(ema_momentum(step, self.config.optim, self.config.train.steps))
+
+
+class CollapseMonitor:
+    """Looks at the target encoder's features of a fixed batch of clips: do they still differ from clip to clip?
+
+    Reports the standard deviation over clips and tokens, the effective rank (RankMe) and, where there are labels, the
+    accuracy of a k-nearest-neighbour vote of one half of the clips on the other.
+    """
+
+    def __init__(self, task: PretrainTask, index: VideoIndex, config: PretrainConfig, runtime: Runtime) -> None:
+        self.task, self.runtime = task, runtime
+        clips, labels = _fixed_clips(index, config)
+        self.clips, self.labels = clips, labels
+        self.first: dict[str, float] | None = None
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Monitor values at a step; prints a warning in words when the encoder is collapsing."""
+        tokens = self._features()
+        pooled = tokens.mean(1)
+        values = {"feature_std": feature_std(tokens.flatten(0, 1)), "rankme": rankme(tokens.flatten(0, 1))}
+        half = len(pooled) // 2
+        if self.labels is not None:
+            values["knn"] = knn_accuracy(pooled[:half], self.labels[:half], pooled[half:], self.labels[half:])
+        self.first = self.first or values
+        warning = collapse_warning(values, self.first)
+        if warning:
+            print(f"warning: step {step}: {warning}", flush=True)
+        return values
+
+    @torch.no_grad()
+    def _features(self) -> Tensor:
+        encoder = self.task.jepa.target_encoder
+        chunks = []
+        for clips in self.clips.split(32):
+            with self.runtime.autocast():
+                chunks.append(encoder(normalize(clips.to(self.runtime.device))).float().cpu())
+        return torch.cat(chunks)
+
+
+def pretrain(config: PretrainConfig) -> FitResult:
+    """Pretrain a V-JEPA encoder on the videos of config.sources.
+
+    Writes config.yaml, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, model.safetensors with the target encoder
+    and the predictor, which `load_model(config.out)` reads.
+
+    Args:
+        config: everything about the run; see `PretrainConfig` for units and defaults.
+
+    Returns:
+        Last step, seconds and last metrics; `interrupted` after a Ctrl-C.
+
+    Raises:
+        ConfigError: impossible settings, or a run folder that is in use.
+        DataError: no videos, or too many that cannot be read.
+        CheckpointError: a checkpoint cannot be written or read.
+    """
+    torch.manual_seed(config.train.seed)
+    out = Path(config.out)
+    with make_runtime(config.train) as runtime:
+        micro, accumulate = accumulation(config.train, runtime.world_size)
+        batches = PretrainBatches(
+            config.sources,
+            config.data,
+            config.model,
+            config.masking,
+            seed=config.train.seed,
+            micro_batch=micro,
+            accumulate=accumulate,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+        )
+        task = PretrainTask(config)
+        if runtime.is_main:
+            open_run_dir(out, config.train)
+            write_file(out / "config.yaml", to_yaml(config).encode())
+            _introduce(config, batches, task, runtime)
+        monitor = CollapseMonitor(task, _monitor_index(batches), config, runtime) if config.train.monitor_every else None
+        result = fit(
+            task,
+            lambda step: PretrainLoader(
+                batches, start_step=step, steps=config.train.steps, pin_memory=runtime.device.type == "cuda"
+            ),
+            optim=config.optim,
+            train=config.train,
+            run_dir=out,
+            runtime=runtime,
+            config=to_mapping(config),
+            monitor=monitor,
+        )
+        if runtime.is_main and not result.interrupted:
+            save_model(out, task.jepa.target_encoder, task.jepa.predictor)
+            print(f"Done: {out / 'model.safetensors'} after {result.step} steps in {result.seconds:.0f} s", flush=True)
+    return result
+
+
+def _introduce(config: PretrainConfig, batches: PretrainBatches, task: PretrainTask, runtime: Runtime) -> None:
+    encoder, predictor = (sum(p.numel() for p in m.parameters()) / 1e6 for m in (task.jepa.encoder, task.jepa.predictor))
+    grid = config.model.grid
+    print(
+        f"{len(batches.records)} videos; {config.model.arch} {encoder:.2f} M + predictor {predictor:.2f} M parameters; "
+        f"{grid.t} x {grid.h} x {grid.w} = {grid.tokens} tokens a clip; {config.train.steps} steps of "
+        f"{config.train.batch_size} clips\n{runtime}",
+        flush=True,
+    )
+
+
+def _monitor_index(batches: PretrainBatches) -> VideoIndex:
+    """Fixed videos for the monitors: of the split val where there is one, else a sample of the training videos."""
+    index = batches.indices[0]
+    index = index.select("val") if len(index.select("val")) >= 32 else index
+    stride = max(1, len(index) // MONITOR_CLIPS)
+    return replace(index, records=index.records[::stride][:MONITOR_CLIPS])
+
+
+def _fixed_clips(index: VideoIndex, config: PretrainConfig) -> tuple[Tensor, Tensor | None]:
+    """Centre clips uint8 [n, 3, T, H, W] of the videos that can be read, and their labels."""
+    spec = ClipSpec(config.model.num_frames, config.data.frame_step, config.data.fps)
+    items = EvalClips(index, spec, config.model.image_hw)
+    readable = [(clips[0], index.labels[i]) for clips, i, error in (items[i] for i in range(len(items))) if not error]
+    if not readable:
+        raise DataError(f"{index.source}: none of the first {len(index)} videos can be read")
+    labels = torch.tensor([label for _, label in readable])
+    return torch.stack([clip for clip, _ in readable]), labels if labels.min() >= 0 and len(labels) > 3 else None

@@ -1,0 +1,112 @@
+"""Where a run computes: device, precision, and this process's place among others (torchrun)."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from openvjepa.config import TrainConfig
+from openvjepa.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Device and precision of a run, and why."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+    rank: int = 0
+    world_size: int = 1
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Mixed precision for forward passes: weights stay float32."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def wrap(self, task: nn.Module) -> nn.Module:
+        """The task as it is, or under DistributedDataParallel when there are several processes."""
+        if self.world_size == 1:
+            return task
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(task, device_ids=devices)
+
+    def __str__(self) -> str:
+        name = {torch.float32: "fp32", torch.bfloat16: "bf16 autocast"}[self.dtype]
+        processes = f", {self.world_size} processes" if self.world_size > 1 else ""
+        return f"{self.device}, {name} ({self.reason}){processes}, {torch.get_num_threads()} CPU threads"
+
+
+@contextmanager
+def make_runtime(config: TrainConfig) -> Iterator[Runtime]:
+    """Choose device and precision; join the process group that torchrun describes, if any, and leave it afterwards.
+
+    Raises:
+        ConfigError: the device or precision asked for is not to be had.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    device = choose_device(config.device)
+    if world_size > 1:
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        dtype, reason = choose_dtype(device, config.precision)
+        yield Runtime(device, dtype, reason, rank, world_size)
+    finally:
+        if world_size > 1:
+            gc.collect()  # gloo can abort at exit while reducers are still referenced
+            dist.destroy_process_group()
+
+
+def choose_device(name: str) -> torch.device:
+    """cuda, else mps, else cpu for "auto"; the device of that name otherwise."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"device {name!r} is unknown: choose auto, cpu, cuda or mps")
+    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
+        raise ConfigError(f"device {name!r} is not available on this machine: choose auto or cpu")
+    return torch.device(name)
+
+
+def choose_dtype(device: torch.device, precision: str) -> tuple[torch.dtype, str]:
+    """Precision and the reason for it: bf16 only where the hardware computes in it."""
+    if precision == "fp32":
+        return torch.float32, "asked for"
+    supported, reason = _bf16_support(device)
+    if precision == "bf16":
+        return torch.bfloat16, "asked for" if supported else f"asked for, though slow: {reason}"
+    return (torch.bfloat16 if supported else torch.float32), reason
+
+
+def _bf16_support(device: torch.device) -> tuple[bool, str]:
+    if device.type == "cuda":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        return supported, f"{torch.cuda.get_device_name(device)} {'has' if supported else 'lacks'} bf16"
+    if device.type == "cpu":
+        for feature, test in (("AMX", "_is_amx_tile_supported"), ("AVX512-BF16", "_is_avx512_bf16_supported")):
+            if getattr(torch.cpu, test, bool)():
+                return True, f"the CPU has {feature}"
+        return False, "the CPU has neither AMX nor AVX512-BF16"
+    return False, f"bf16 is not used on {device.type}"
