@@ -12,7 +12,7 @@ import pytest
 
 from openvjepa import cli
 from openvjepa.config import ModelConfig, PretrainConfig, to_yaml
-from openvjepa.errors import ConfigError
+from openvjepa.errors import ConfigError, DataError
 from openvjepa.presets import PRESETS
 
 
@@ -237,6 +237,13 @@ def test_flag_without_its_value() -> None:
         (PermissionError(errno.EACCES, "Permission denied", "runs/x"), 1, "runs/x: Permission denied"),
         (MemoryError(), 1, "out of memory"),
         (ConfigError("two\n  lines"), 1, "vjepa: error: two lines"),
+        (
+            DataError(
+                'Caught DataError in worker 0.\nOriginal Traceback:\n  File "x"\nopenvjepa.errors.DataError: all bad'
+            ),
+            1,
+            "vjepa: error: all bad",
+        ),
     ],
 )
 def test_failures_of_a_task_become_one_line(

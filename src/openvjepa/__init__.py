@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from openvjepa.data.synthetic import ShapesConfig, make_shapes
     from openvjepa.errors import CheckpointError, ConfigError, DataError, OpenVJEPAError, VideoError
     from openvjepa.model.encoder import create_model
+    from openvjepa.tasks.features import encode
     from openvjepa.tasks.predict import predict
     from openvjepa.tasks.pretrain import pretrain
-    from openvjepa.tasks.probe import encode, probe
+    from openvjepa.tasks.probe import probe
     from openvjepa.weights.hub import LoadedModel, load_model
 
     __version__: str
@@ -51,9 +52,10 @@ _HOMES = {
     "data.synthetic": ("ShapesConfig", "make_shapes"),
     "errors": ("CheckpointError", "ConfigError", "DataError", "OpenVJEPAError", "VideoError"),
     "model.encoder": ("create_model",),
+    "tasks.features": ("encode",),
     "tasks.predict": ("predict",),
     "tasks.pretrain": ("pretrain",),
-    "tasks.probe": ("encode", "probe"),
+    "tasks.probe": ("probe",),
     "weights.hub": ("LoadedModel", "load_model"),
 }
 _HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}

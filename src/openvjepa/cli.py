@@ -77,8 +77,7 @@ def pretrain(verb: Verb, args: list[str]) -> int:
     config = parse(verb, PretrainConfig, args, positional=("sources",), presets=PRESETS)
     from openvjepa.tasks.pretrain import pretrain as run
 
-    run(config)
-    return 0
+    return INTERRUPTED if run(config).interrupted else 0
 
 
 def probe(verb: Verb, args: list[str]) -> int:
@@ -225,7 +224,10 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError):
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         return f"{error.filename}: {reason}" if error.filename else reason
-    return " ".join(str(error).split())
+    text = str(error)
+    if "Original Traceback" in text:  # torch puts the traceback of a loader's worker before the message
+        text = text.rpartition("Error: ")[2]
+    return " ".join(text.split())
 
 
 def parse(

@@ -31,6 +31,7 @@ def sample_masks(
     *,
     truncation: str = "random",
     generator: torch.Generator,
+    block_seed: int | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """Draw the masks of a batch.
 
@@ -41,6 +42,8 @@ def sample_masks(
         truncation: samples of a batch come to one length by keeping random ids ("random"), or the first ("first", as in
             Meta's code, which loses the last time steps).
         generator: source of all draws.
+        block_seed: seed of a generator of its own for the size of the blocks, which is the number of the batch in Meta's
+            code; None: sizes come from `generator` too.
 
     Returns:
         For each mask (context ids int64 [B, Ke], predicted ids int64 [B, Kp]), ascending and disjoint.
@@ -53,7 +56,8 @@ def sample_masks(
         if config.kind == "tube":
             pairs.append(_stack([_tube(config, grid, generator) for _ in range(batch_size)], None, "first", generator))
             continue
-        block = block_size(config, grid, generator)
+        sizes = generator if block_seed is None else torch.Generator().manual_seed(block_seed)
+        block = block_size(config, grid, sizes)
         predicted = [multiblock(config, grid, block, generator) for _ in range(batch_size)]
         pairs.append(_stack(predicted, config.max_keep, truncation, generator))
     return pairs
@@ -99,8 +103,13 @@ def _tube(config: MaskConfig, grid: TokenGrid, generator: torch.Generator) -> Te
     keep = int(grid.tokens_per_frame * (1 - config.ratio))
     if not 0 < keep < grid.tokens_per_frame:
         raise ConfigError(f"tube ratio {config.ratio} keeps {keep} of {grid.tokens_per_frame} patches: change ratio")
+    return tube(torch.randperm(grid.tokens_per_frame, generator=generator)[:keep], grid)
+
+
+def tube(kept: Tensor, grid: TokenGrid) -> Tensor:
+    """Predicted tokens, bool [N], when the context is the same patches, int64 [K], in every frame."""
     predicted = torch.ones(grid.tokens_per_frame, dtype=torch.bool)
-    predicted[torch.randperm(grid.tokens_per_frame, generator=generator)[:keep]] = False
+    predicted[kept] = False
     return predicted.repeat(grid.t)
 
 

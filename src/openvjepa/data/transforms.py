@@ -76,16 +76,15 @@ def train_transform(
 
 
 def eval_views(frames: NDArray[np.uint8], size: tuple[int, int], views: int) -> list[Tensor]:
-    """Deterministic crops: uint8 [T, H, W, 3] -> `views` clips uint8 [3, T, height, width].
+    """Deterministic crops: uint8 [T, H, W, 3] -> `views` clips uint8 [3, T, height, width] (spec section 5).
 
-    The frame is resized to cover the crop with a margin of 256/224 (without it where the video is no larger than the
-    crop). One view is the centre, several are spread along the longer side.
+    One view is the centre, of a frame resized to cover the crop with a margin of 256/224; a frame of just the crop's size
+    is left as it is. Several views are spread along the longer side of a frame that covers the crop without a margin.
     """
     clip = channels_first(frames)
-    (h, w), (height, width) = clip.shape[-2:], size
-    margin = EVAL_MARGIN if (h, w) != size else 1.0
-    factor = max(int(height * margin) / h, int(width * margin) / w)
-    resized = resize(clip, (max(height, round(h * factor)), max(width, round(w * factor))))
+    height, width = size
+    margin = EVAL_MARGIN if views == 1 and tuple(clip.shape[-2:]) != size else 1.0
+    resized = resize(clip, _cover(clip.shape[2], clip.shape[3], int(height * margin), int(width * margin)))
     spare_h, spare_w = resized.shape[2] - height, resized.shape[3] - width
     crops = []
     for view in range(views):
@@ -96,3 +95,10 @@ def eval_views(frames: NDArray[np.uint8], size: tuple[int, int], views: int) -> 
             top = view * (spare_h // (views - 1))
         crops.append(resized[:, :, top : top + height, left : left + width].transpose(0, 1).contiguous())
     return crops
+
+
+def _cover(h: int, w: int, height: int, width: int) -> tuple[int, int]:
+    """Size of a frame of h x w once it just covers height x width."""
+    if h * width <= w * height:
+        return height, int(height * w / h)
+    return int(width * h / w), width

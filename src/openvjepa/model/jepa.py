@@ -78,7 +78,8 @@ class JEPA(nn.Module):
 
         As a linear interpolation, which leaves equal values (the position codes) exactly as they are.
         """
-        target, online = list(self.target_encoder.parameters()), list(self.encoder.parameters())
+        target: list[Tensor] = list(self.target_encoder.parameters())
+        online: list[Tensor] = list(self.encoder.parameters())
         torch._foreach_lerp_(target, online, 1 - momentum)
 
     def param_groups(self) -> list[dict[str, Any]]:

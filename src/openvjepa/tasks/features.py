@@ -34,7 +34,7 @@ from openvjepa.errors import ConfigError, DataError
 from openvjepa.grid import TokenGrid
 from openvjepa.model.encoder import Encoder
 from openvjepa.train.distributed import Runtime
-from openvjepa.weights.hub import LoadedModel
+from openvjepa.weights.hub import LoadedModel, weights_digest
 
 FORMAT = 1  # of the cache; a change makes every older one stale
 STALE_SECONDS = 3600.0  # after so long without a write, an unfinished cache is one that was killed
@@ -82,7 +82,9 @@ class FeatureSet:
     """Whether they were on disk already."""
 
 
-def encode(model: LoadedModel | Encoder, clips: Tensor, *, batch_size: int = 32, runtime: Runtime | None = None) -> Tensor:
+def encode(
+    model: LoadedModel | Encoder, clips: Tensor, *, batch_size: int = 32, runtime: Runtime | None = None
+) -> Tensor:
     """Tokens of clips.
 
     Args:
@@ -120,7 +122,8 @@ def _as_clips(clips: Tensor, encoder: Encoder) -> Tensor:
         size = encoder.config.image_hw
         videos = clips[None] if clips.ndim == 4 else clips
         return torch.stack([eval_views(frames.numpy(), size, 1)[0] for frames in videos])
-    if clips.ndim == 5 and clips.shape[1] == 3 and len(clips) and (clips.dtype == torch.uint8 or clips.is_floating_point()):
+    numbers = clips.dtype == torch.uint8 or clips.is_floating_point()
+    if numbers and clips.ndim == 5 and clips.shape[1] == 3 and len(clips):
         return clips
     raise ConfigError(
         f"cannot encode a {clips.dtype} tensor of shape {list(clips.shape)}: give uint8 frames [T, H, W, 3] or "
@@ -133,8 +136,8 @@ def encode_index(
 ) -> FeatureSet:
     """Features of the planned clips of every video: from the cache, or encoded now and put there.
 
-    The cache holds a folder for each set of features, named by a hash of all that they follow from: weights, files (path,
-    size, time of change), clips, seed, precision. It appears under that name only when it is complete.
+    The cache holds a folder for each set of features, named by a hash of all that they follow from: weights, files
+    (path, size, time of change), clips, seed, precision. It appears under that name only when it is complete.
 
     Args:
         encoder: in eval mode.
@@ -184,22 +187,13 @@ def cache_key(encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: Enc
     """Name of a set of features: a hash of everything that changes them."""
     facts = {
         "format": FORMAT,
-        "weights": weights_digest(encoder),
+        "weights": [to_yaml(encoder.config), weights_digest(encoder)],
         "videos": [_file_facts(Path(record.path)) for record in index.records],
         "plan": asdict(plan),
         "dtype": settings.dtype,
         "computed": [settings.runtime.device.type, str(settings.runtime.dtype)],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def weights_digest(encoder: Encoder) -> str:
-    """sha256 of the encoder's configuration and weights."""
-    digest = hashlib.sha256(to_yaml(encoder.config).encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _file_facts(path: Path) -> list[Any]:
@@ -311,17 +305,15 @@ def _rows_shape(encoder: Encoder, plan: ClipPlan, videos: int) -> tuple[int, int
     return videos * plan.clips, grid.tokens, encoder.embed_dim
 
 
-def _check_room(
-    encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: EncodeSettings, cache_dir: Path
-) -> None:
+def _check_room(encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: EncodeSettings, cache_dir: Path) -> None:
     """Stop before the work when its result cannot fit on the disk."""
     rows, tokens, channels = _rows_shape(encoder, plan, len(index))
     needed = rows * tokens * channels * np.dtype(settings.dtype).itemsize
     free = shutil.disk_usage(cache_dir).free
     if needed > free:
         raise DataError(
-            f"{cache_dir}: the features of {len(index)} videos take {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are "
-            f"free: {_SAVE_SPACE}"
+            f"{cache_dir}: the features of {len(index)} videos take {needed / 2**30:.1f} GiB, and "
+            f"{free / 2**30:.1f} GiB are free: {_SAVE_SPACE}"
         )
 
 

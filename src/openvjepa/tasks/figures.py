@@ -11,18 +11,19 @@ import html
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
-import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from numpy.typing import ArrayLike, NDArray
 
 from openvjepa.grid import TokenGrid
 
 _INK = "#0a0b0c"  # stands for currentColor until the SVG is written
 ACCENTS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "openvjepa",
     "font.family": "sans-serif",
@@ -107,7 +108,7 @@ def confusion_chart(title: str, matrix: ArrayLike, classes: Sequence[str]) -> st
 def png(pixels: NDArray[np.uint8], alt: str) -> str:
     """uint8 [H, W, 3] as an <img> that carries its own data; small pictures are drawn with sharp pixels."""
     buffer = io.BytesIO()
-    mpl.image.imsave(buffer, np.ascontiguousarray(pixels), format="png")
+    imsave(buffer, np.ascontiguousarray(pixels), format="png")
     data = base64.b64encode(buffer.getvalue()).decode()
     height, width = pixels.shape[:2]
     return f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{html.escape(alt)}">'

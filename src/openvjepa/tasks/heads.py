@@ -55,8 +55,9 @@ class Recipe:
 class Trained:
     """The probe that did best on the validation split.
 
-    `predict` maps features [n, V, N, D] to class probabilities [n, C], averaged over the clips of a video; `module` maps
-    tokens [B, N, D] to logits [B, C] where the probe can be saved. `losses` are the mean training losses [epochs, K].
+    `predict` maps features [n, V, N, D] to class probabilities [n, C], averaged over the clips of a video; `module`
+    maps tokens [B, N, D] to logits [B, C] where the probe can be saved. `losses` are the mean training losses
+    [epochs, K].
     """
 
     predict: Callable[[Features], NDArray[np.float64]]
@@ -102,8 +103,8 @@ def grid_logits(heads: Sequence[AttentiveClassifier], tokens: Tensor) -> Tensor:
 
     The same function as calling each probe, reordered. A probe has one query, so its keys and values need not be made
     for every token: q . (W_k x + b) = (W_k' q) . x + const, where softmax ignores the constant, and
-    sum a (W_v x + b) = W_v (sum a x) + b. The weights of the normalisation before them fold in likewise. What is left per
-    token is one scalar product for each attention head, over D / h times cheaper than keys and values.
+    sum a (W_v x + b) = W_v (sum a x) + b. The weights of the normalisation before them fold in likewise. What is left
+    for each token is one scalar product per attention head, D / h times cheaper than keys and values.
     """
     blocks: list[Any] = [head.pooler.cross_attention_block for head in heads]
     num_heads = blocks[0].xattn.num_heads
@@ -146,8 +147,8 @@ def train_attentive(
 ) -> Trained:
     """Train a grid of attentive probes (spec section 6) on one reading of the features; the best on validation is kept.
 
-    AdamW, learning rate on a cosine to 0, no weight decay on biases and norms, gradient norm of each probe at most 1. An
-    epoch shows every video once, through one of its views, drawn anew. All probes start from the same weights.
+    AdamW, learning rate on a cosine to 0, no weight decay on biases and norms, gradient norm of each probe at most 1.
+    An epoch shows every video once, through one of its views, drawn anew. All probes start from the same weights.
 
     Args:
         train_x, val_x: features [n, V, N, D].
@@ -166,7 +167,8 @@ def train_attentive(
     for head in heads:
         head.to(device)
     steps = recipe.epochs * math.ceil(len(train_x) / recipe.batch_size)
-    optimizer = torch.optim.AdamW([group for head, setting in zip(heads, recipe.grid, strict=True) for group in _groups(head, *setting)])
+    groups = [_groups(head, lr, decay) for head, (lr, decay) in zip(heads, recipe.grid, strict=True)]
+    optimizer = torch.optim.AdamW([group for pair in groups for group in pair])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses, score = [], []
     for epoch in range(recipe.epochs):
@@ -229,9 +231,7 @@ def _step(
 
 
 @torch.inference_mode()
-def _grid_probabilities(
-    heads: Sequence[AttentiveClassifier], x: Features, device: torch.device
-) -> NDArray[np.float64]:
+def _grid_probabilities(heads: Sequence[AttentiveClassifier], x: Features, device: torch.device) -> NDArray[np.float64]:
     """Class probabilities of every probe, averaged over the clips of each video: [n, V, N, D] -> [K, n, C]."""
     clips = x.shape[1]
     videos = max(1, ROWS // clips)
@@ -248,7 +248,7 @@ def _score(probabilities: NDArray[np.float64], labels: Labels) -> tuple[float, f
 
 
 def _figures(
-    recipe: Recipe, losses: NDArray[np.float64], train_top1: NDArray[np.float32], val_top1: list[float]
+    recipe: Recipe, losses: NDArray[np.float64], train_top1: NDArray[Any], val_top1: list[float]
 ) -> dict[str, float]:
     """Figures of an epoch: those of the probe that leads on validation, then the accuracy of each."""
     best = int(np.argmax(val_top1))
@@ -275,7 +275,7 @@ class Scaler:
 
     @classmethod
     def of(cls, train: NDArray[np.float64]) -> Scaler:
-        """Statistics of training features [n, V, D]; nothing else may enter them. A constant channel is only centred."""
+        """Statistics of training features [n, V, D], and of nothing else. A constant channel is only centred."""
         std = train.std((0, 1))
         return cls(train.mean((0, 1)), np.where(std > 1e-8, std, 1.0))
 
@@ -317,7 +317,7 @@ def train_linear(
 
 def _linear_module(solved: LogisticRegression, scaler: Scaler, classes: int) -> LinearClassifier:
     """The solution as a layer on the mean tokens themselves, with the standardisation folded into its weights."""
-    weight, bias = solved.coef_, solved.intercept_
+    weight, bias = np.asarray(solved.coef_), np.asarray(solved.intercept_)
     if classes == 2:  # scikit-learn keeps one row: the log odds of the second class
         weight, bias = np.stack([np.zeros_like(weight[0]), weight[0]]), np.array([0.0, bias[0]])
     weight = weight / scaler.std
@@ -339,8 +339,8 @@ def train_knn(
 ) -> Trained:
     """Vote of the nearest plain training clips by cosine of standardised mean tokens, near ones counting more.
 
-    The number of neighbours is chosen on validation. Arguments as for `train_linear`; the first view of a training video
-    is its plain one.
+    The number of neighbours is chosen on validation. Arguments as for `train_linear`; the first view of a training
+    video is its plain one.
     """
     scaler = Scaler.of(train_x)
     rows = scaler(train_x[:, :1])[:, 0]
@@ -357,6 +357,4 @@ def train_knn(
     }
     scores = {k: _score(probabilities(model, val_x), val_y) for k, model in fitted.items()}
     best = max(scores, key=lambda k: scores[k])
-    return Trained(
-        lambda x: probabilities(fitted[best], mean_tokens(x)), {"k": best, "val_top1": scores[best][0]}
-    )
+    return Trained(lambda x: probabilities(fitted[best], mean_tokens(x)), {"k": best, "val_top1": scores[best][0]})

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
+import struct
+import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,12 @@ import torch
 
 from openvjepa.errors import CheckpointError
 
-_NAME = re.compile(r"step-(\d{8})\.pt")
+_NAME = re.compile(r"step-(\d{8,})\.pt")
+# What reading a damaged zip file or pickle raises; RuntimeError is torch's own word for it.
+_DAMAGE = (
+    OSError, RuntimeError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError, ImportError,
+    OverflowError, AssertionError, MemoryError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last: int) -> Path:
@@ -26,37 +36,58 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last
     temporary = path.with_suffix(".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        for leftover in folder.glob("step-*.part"):  # of a run that was killed while it saved
+            leftover.unlink()
+        _write(temporary, state)
+        temporary.replace(path)
+        for old in list_checkpoints(folder)[: -max(1, keep_last)]:
+            old.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(
+            f"{path}: cannot be written ({reason}): free some space and go on with --resume; earlier checkpoints are intact"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    """torch.save down to the disk. torch hides a failed write in a RuntimeError: brings the OSError back."""
+    try:
+        with path.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: cannot be written ({reason}): free some space; earlier checkpoints are intact") from None
-    for old in list_checkpoints(folder)[: -max(1, keep_last)]:
-        old.unlink()
-    return path
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
+    found = {path: _NAME.fullmatch(path.name) for path in folder.glob("step-*.pt")}
+    return sorted((path for path, match in found.items() if match), key=lambda path: int(path.stem.split("-")[1]))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """State of one checkpoint, on the CPU.
 
     Raises:
-        CheckpointError: missing, torn or not a checkpoint.
+        CheckpointError: missing, torn, damaged (every byte is checked) or not a checkpoint.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            torn = archive.testzip()  # torch.load does not compare checksums
+        if torn is not None:
+            raise zipfile.BadZipFile(f"wrong checksum of {torn}")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except Exception as error:  # torch.load raises a dozen kinds for damaged files, none of them documented
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0][:120]})") from None
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason})") from None
     if not isinstance(state, dict) or "step" not in state or "model" not in state:
         raise CheckpointError(f"{path}: not a checkpoint of openvjepa")
     return state
@@ -72,15 +103,15 @@ def load_newest(folder: Path) -> dict[str, Any]:
         try:
             return load_checkpoint(path)
         except CheckpointError as error:
-            print(f"warning: {error}: trying the one before", flush=True)
-    raise CheckpointError(f"{folder}: no readable checkpoint to resume from")
+            print(f"warning: {error}: trying the one before", file=sys.stderr, flush=True)
+    raise CheckpointError(f"{folder}: no readable checkpoint to resume from: start again with --overwrite")
 
 
 def rng_state() -> dict[str, Any]:
     """State of torch's generators (nothing else draws while training)."""
     state: dict[str, Any] = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
@@ -88,4 +119,4 @@ def set_rng_state(state: dict[str, Any]) -> None:
     """Put torch's generators back."""
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"])

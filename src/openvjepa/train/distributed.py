@@ -19,7 +19,7 @@ from openvjepa.errors import ConfigError
 
 @dataclass(frozen=True)
 class Runtime:
-    """Device and precision of a run, and why."""
+    """Device and precision of a run, and why; `str(runtime)` is the line to print."""
 
     device: torch.device
     dtype: torch.dtype
@@ -39,11 +39,20 @@ class Runtime:
         return self.rank == 0
 
     def wrap(self, task: nn.Module) -> nn.Module:
-        """The task as it is, or under DistributedDataParallel when there are several processes."""
+        """The task as it is, or under DistributedDataParallel (weights of rank 0) when there are several processes."""
         if self.world_size == 1:
             return task
         devices = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(task, device_ids=devices)
+        # A task may leave parameters out of a step, such as the mask token of a mask that is not configured.
+        return nn.parallel.DistributedDataParallel(task, device_ids=devices, find_unused_parameters=True)
+
+    def mean(self, values: dict[str, float]) -> dict[str, float]:
+        """Mean of each value over all processes (which must have the same keys in the same order)."""
+        if self.world_size == 1:
+            return values
+        numbers = torch.tensor(list(values.values()), device=self.device)
+        dist.all_reduce(numbers)
+        return dict(zip(values, (numbers / self.world_size).tolist(), strict=True))
 
     def __str__(self) -> str:
         name = {torch.float32: "fp32", torch.bfloat16: "bf16 autocast"}[self.dtype]
@@ -77,21 +86,26 @@ def make_runtime(config: TrainConfig) -> Iterator[Runtime]:
 
 
 def choose_device(name: str) -> torch.device:
-    """cuda, else mps, else cpu for "auto"; the device of that name otherwise."""
+    """cuda, else mps, else cpu for "auto"; the device of that name otherwise.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    kind = name.split(":")[0]
-    if kind not in ("cpu", "cuda", "mps"):
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdecimal()):
         raise ConfigError(f"device {name!r} is unknown: choose auto, cpu, cuda or mps")
-    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
+    if int(number or 0) >= count:
         raise ConfigError(f"device {name!r} is not available on this machine: choose auto or cpu")
     return torch.device(name)
 
 
 def choose_dtype(device: torch.device, precision: str) -> tuple[torch.dtype, str]:
-    """Precision and the reason for it: bf16 only where the hardware computes in it."""
+    """Precision ("auto", "fp32" or "bf16") as a dtype, and the reason for it: bf16 only where the hardware has it."""
     if precision == "fp32":
         return torch.float32, "asked for"
     supported, reason = _bf16_support(device)
@@ -105,8 +119,9 @@ def _bf16_support(device: torch.device) -> tuple[bool, str]:
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
         return supported, f"{torch.cuda.get_device_name(device)} {'has' if supported else 'lacks'} bf16"
     if device.type == "cpu":
+        # torch has no public test that all supported versions share; one that is missing counts as "no".
         for feature, test in (("AMX", "_is_amx_tile_supported"), ("AVX512-BF16", "_is_avx512_bf16_supported")):
-            if getattr(torch.cpu, test, bool)():
+            if hasattr(torch.cpu, test) and getattr(torch.cpu, test)():
                 return True, f"the CPU has {feature}"
-        return False, "the CPU has neither AMX nor AVX512-BF16"
+        return False, "torch finds neither AMX nor AVX512-BF16 on this CPU"
     return False, f"bf16 is not used on {device.type}"

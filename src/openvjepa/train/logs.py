@@ -2,30 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from openvjepa.errors import CheckpointError
+
+TIMINGS = ("clips_per_s", "seconds_per_step", "data_wait")  # the keys of the record that differ from run to run
+_LINE_EVERY = 10.0  # seconds between two lines of text where there is no terminal
+
+
+class Pace:
+    """Speed since the last line of the record."""
+
+    def __init__(self) -> None:
+        self.clips, self.steps, self.seconds, self.waited = 0, 0, 0.0, 0.0
+
+    def add(self, clips: int, seconds: float, waited: float) -> None:
+        """Counts a step of so many clips; `waited` of its `seconds` went to waiting for data."""
+        self.clips, self.steps = self.clips + clips, self.steps + 1
+        self.seconds, self.waited = self.seconds + seconds, self.waited + waited
+
+    def figures(self) -> dict[str, float]:
+        """The values of TIMINGS: clips/s, seconds a step, share of the time spent waiting for data (0..1)."""
+        if not self.steps:
+            return {}
+        seconds = max(self.seconds, 1e-9)  # a coarse clock may say 0
+        values = (self.clips / seconds, seconds / self.steps, self.waited / seconds)
+        return dict(zip(TIMINGS, values, strict=True))
+
 
 class RunLog:
-    """Metrics of a run, appended step by step; after a resume the lines past the checkpoint are dropped first."""
+    """Metrics of a run, appended step by step; after a resume the lines past the checkpoint are dropped first.
+
+    Raises:
+        CheckpointError: the run folder cannot be written to, for example because the disk is full.
+    """
 
     def __init__(self, run_dir: Path, *, start_step: int, steps: int, enabled: bool = True) -> None:
-        self.steps, self.enabled = steps, enabled
+        self.run_dir, self.steps, self.enabled, self.pace = run_dir, steps, enabled, Pace()
         if not enabled:
             return
         path = run_dir / "metrics.jsonl"
         kept = [line for line in read_metrics(path) if line["step"] <= start_step] if start_step else []
-        temporary = path.with_suffix(".part")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
-        self.file: TextIO = path.open("a", encoding="utf-8")
-        self.tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1)
+        with _writing(run_dir):
+            temporary = path.with_suffix(".part")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            temporary.replace(path)
+            self.file: TextIO = path.open("a", encoding="utf-8")
+            self.tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -38,33 +71,38 @@ class RunLog:
         self.progress.start()
         self.last_line = time.monotonic()
 
-    def advance(self, step: int, values: dict[str, float]) -> None:
+    def advance(self, step: int, loss: float) -> None:
         """Show a finished step; without a terminal, as a line of text every 10 seconds."""
         if not self.enabled:
             return
-        wait = f" data wait {values['data_wait']:.0%}" if "data_wait" in values else ""
-        figures = f"loss {values['loss']:.4f} {values['clips_per_s']:.1f} clips/s{wait}"
+        pace = self.pace.figures()
+        figures = f"loss {loss:.4f}  {pace['clips_per_s']:.1f} clips/s  data wait {pace['data_wait']:.0%}"
         self.progress.update(self.bar, completed=step, figures=figures)
-        if self.progress.disable and (time.monotonic() - self.last_line > 10 or step == self.steps):
+        if self.progress.disable and (time.monotonic() - self.last_line > _LINE_EVERY or step == self.steps):
             self.last_line = time.monotonic()
-            left = (self.steps - step) * values["seconds_per_step"]
-            print(f"step {step}/{self.steps} {figures} ETA {int(left // 60)}:{int(left % 60):02d}", flush=True)
+            left = int((self.steps - step) * pace["seconds_per_step"])
+            eta = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+            print(f"step {step}/{self.steps}  {figures}  ETA {eta}", flush=True)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Append one line to the record and the same values to TensorBoard."""
+        """Append values and the pace as one line of the record, and the same to TensorBoard."""
         if not self.enabled:
             return
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
-        for name, value in values.items():
-            self.tensorboard.add_scalar(name, value, step)
+        values = values | self.pace.figures()
+        self.pace = Pace()
+        with _writing(self.run_dir):
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+            self.file.flush()
+            for name, value in values.items():
+                self.tensorboard.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Stop the progress line and close the files."""
         if self.enabled:
             self.progress.stop()
-            self.file.close()
-            self.tensorboard.close()
+            for file in (self.file, self.tensorboard):
+                with contextlib.suppress(OSError):  # what could not be written has been reported by write
+                    file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -72,9 +110,19 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:
             break
     return lines
+
+
+@contextmanager
+def _writing(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{run_dir}: cannot be written to ({error.strerror or error}): free some space and go on with --resume"
+        ) from None

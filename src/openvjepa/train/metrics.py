@@ -1,4 +1,4 @@
-"""Figures about features: accuracy and the signs of collapse."""
+"""Figures about features: accuracy and the signs of collapse. n samples (clips or tokens), D channels."""
 
 from __future__ import annotations
 
@@ -19,22 +19,34 @@ def feature_std(features: Tensor) -> float:
 
 
 def rankme(features: Tensor) -> float:
-    """Effective rank (RankMe, Garrido et al. 2023): exp of the entropy of the centred features' singular values.
+    """Effective rank: exp of the entropy of the singular values' shares (RankMe, Garrido et al. 2023, equation 2).
+
+    The features are centred first, unlike in the paper: tokens share a large mean that would hide the rest.
 
     Args:
-        features: [n, D]; between 1 (all on a line) and min(n, D).
+        features: [n, D].
+
+    Returns:
+        Between 1 (all on a line, or all the same) and min(n, D).
     """
-    features = features.double()
-    values = torch.linalg.svdvals(features - features.mean(0))
+    centred = features.double()
+    centred = centred - centred.mean(0)
+    gram = centred.T @ centred if len(centred) > centred.shape[1] else centred @ centred.T  # the smaller of the two
+    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     shares = values / values.sum().clamp_min(1e-12)
-    return torch.exp(-(shares * shares.clamp_min(1e-12).log()).sum()).item()
+    return torch.exp(-torch.xlogy(shares, shares).sum()).item()
 
 
 def knn_accuracy(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, k: int = 10) -> float:
-    """Accuracy in per cent of a vote of the k nearest neighbours by cosine, weighted by distance; features [n, D]."""
+    """Accuracy in per cent of a vote of the k nearest neighbours by cosine, weighted by distance.
+
+    Args:
+        train_x, test_x: features [n, D].
+        train_y, test_y: labels [n].
+    """
     model = KNeighborsClassifier(min(k, len(train_x)), metric="cosine", weights="distance")
-    model.fit(train_x.float().numpy(), train_y.numpy())
-    return 100.0 * float(model.score(test_x.float().numpy(), test_y.numpy()))
+    model.fit(train_x.float().cpu().numpy(), train_y.cpu().numpy())
+    return 100.0 * float(model.score(test_x.float().cpu().numpy(), test_y.cpu().numpy()))
 
 
 def collapse_warning(now: dict[str, float], first: dict[str, float]) -> str | None:

@@ -12,37 +12,41 @@ from openvjepa.config import OptimConfig
 
 
 def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
-    """Linear warm-up, then a cosine that is stretched over schedule_scale x steps.
+    """Linear warm-up, then a cosine stretched over schedule_scale x steps (so that it ends early, above final_lr).
 
     Args:
         step: optimiser step, counted from 1 (the value is set before the step).
         config: start_lr, lr, final_lr, warmup, schedule_scale.
         steps: optimiser steps of the run.
     """
-    warmup, total = warmup_steps(config, steps), int(config.schedule_scale * steps)
+    warmup = warmup_steps(config, steps)
     if step < warmup:
         return config.start_lr + step / warmup * (config.lr - config.start_lr)
-    progress = (step - warmup) / max(1, total - warmup)
-    return max(config.final_lr, config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def warmup_steps(config: OptimConfig, steps: int) -> int:
-    """Steps of the warm-up."""
-    return int(round(config.warmup * steps, 6))  # 40 / 300 of 90,000 is 12,000, not 11,999
+    progress = (step - warmup) / max(1, schedule_steps(config, steps) - warmup)
+    return max(config.final_lr, config.final_lr + (config.lr - config.final_lr) * _half_cosine(progress))
 
 
 def weight_decay(step: int, config: OptimConfig, steps: int) -> float:
     """Cosine from weight_decay to final_weight_decay over schedule_scale x steps; step counted from 1."""
-    progress = step / max(1, int(config.schedule_scale * steps))
-    final = config.final_weight_decay
-    value = final + (config.weight_decay - final) * 0.5 * (1 + math.cos(math.pi * progress))
-    return max(final, value) if final <= config.weight_decay else min(final, value)
+    first, final = config.weight_decay, config.final_weight_decay
+    value = final + (first - final) * _half_cosine(step / max(1, schedule_steps(config, steps)))
+    return max(final, value) if final <= first else min(final, value)
 
 
 def ema_momentum(step: int, config: OptimConfig, steps: int) -> float:
-    """Linear from ema[0] to ema[1] over schedule_scale x steps; step counted from 0, the first one done."""
+    """Linear from ema[0] to ema[1] over schedule_scale x steps; step counted from 0, as `after_step` is told it."""
     first, last = config.ema
-    return first + step * (last - first) / (steps * config.schedule_scale)
+    return first + step * (last - first) / (config.schedule_scale * steps)
+
+
+def warmup_steps(config: OptimConfig, steps: int) -> int:
+    """Steps of the warm-up."""
+    return _whole(config.warmup * steps)
+
+
+def schedule_steps(config: OptimConfig, steps: int) -> int:
+    """Steps that the schedules are stretched over."""
+    return _whole(config.schedule_scale * steps)
 
 
 def make_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> torch.optim.AdamW:
@@ -59,3 +63,13 @@ def set_schedules(optimizer: torch.optim.Optimizer, step: int, config: OptimConf
         group["lr"] = lr
         group["weight_decay"] = decay if group["decay"] else 0.0
     return lr, decay
+
+
+def _half_cosine(progress: float) -> float:
+    """From 1 at progress 0 to 0 at progress 1."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _whole(steps: float) -> int:
+    """Rounds down, but not for a rounding error: 40 / 300 of 90,000 is 12,000, not 11,999."""
+    return int(round(steps, 6))

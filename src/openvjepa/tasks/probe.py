@@ -1,0 +1,263 @@
+"""`vjepa probe`: what a frozen encoder knows, by attentive and linear probe and nearest neighbours (spec section 6)."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from openvjepa.config import ProbeConfig, TrainConfig, to_mapping, to_yaml
+from openvjepa.data.clips import ClipSpec
+from openvjepa.data.index import VideoIndex
+from openvjepa.errors import ConfigError
+from openvjepa.model.encoder import Encoder
+from openvjepa.model.pooler import AttentiveClassifier
+from openvjepa.tasks.classifier import VideoClassifier, save_classifier
+from openvjepa.tasks.features import ClipPlan, EncodeSettings, FeatureSet, encode, encode_index
+from openvjepa.tasks.heads import LinearClassifier, Recipe
+from openvjepa.tasks.outcomes import KINDS, Outcome, draw_confusion, probe_features
+from openvjepa.tasks.splits import check_splits, read_splits
+from openvjepa.train.distributed import make_runtime
+from openvjepa.train.logs import RunLog
+from openvjepa.weights.hub import load_model, write_file
+
+__all__ = ["Outcome", "ProbeResult", "encode", "probe", "probe_features"]
+
+RUN_FILES = (
+    "results.json",
+    "config.yaml",
+    "metrics.jsonl",
+    "tensorboard",
+    "confusion.png",
+    "model.safetensors",
+    "model.yaml",
+)
+FRAME_STEP = 4  # of the published models
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What `vjepa probe` found; results.json holds the same figures."""
+
+    out: Path
+    classes: tuple[str, ...]
+    outcomes: dict[str, Outcome]
+    """By kind of probe."""
+    chance: float
+    """Accuracy of guessing, 100 / C."""
+    majority: float
+    """Accuracy on the test split of always naming the commonest class of the training videos."""
+    videos: dict[str, int]
+    """Videos in each split."""
+    skipped: dict[str, str]
+    """Unreadable files: path -> reason."""
+    seconds: dict[str, float]
+    """Spent encoding and training."""
+
+
+def probe(config: ProbeConfig) -> ProbeResult:
+    """Encode labelled videos once, train classifiers on the frozen features, choose on val, report on test.
+
+    Writes into the run folder: features (the cache), config.yaml, metrics.jsonl, tensorboard, results.json,
+    confusion.png, and the model with its attentive (else linear) probe, which `vjepa predict` reads.
+
+    Raises:
+        ConfigError: the run folder is in use, or a setting is impossible.
+        DataError: the videos or their labels do not allow it.
+        CheckpointError: the model cannot be read, or the results cannot be written.
+    """
+    out = Path(config.out)
+    _check_run_dir(out, config)
+    splits = read_splits(config)
+    model = load_model(config.model)
+    config = _with_clip_rate(config)
+    train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
+    with make_runtime(train) as runtime:
+        print(f"probe on {runtime}", flush=True)
+        settings = EncodeSettings(runtime, config.encode_batch, config.feature_dtype, config.workers, config.max_bad)
+        encoder = model.encoder.to(runtime.device)
+        started = time.monotonic()
+        cache = Path(config.cache_dir) if config.cache_dir else out / "features"
+        plans = _plans(config, encoder)
+        sets = {
+            name: encode_index(encoder, index, plans[name], settings, cache, name=name)
+            for name, index in splits.items()
+        }
+        splits = {name: _kept(index, sets[name]) for name, index in splits.items()}
+        check_splits(splits)
+        seconds = {"encode": time.monotonic() - started}
+        started = time.monotonic()
+        _open_run_dir(out, config)
+        outcomes = _train(config, splits, sets, encoder.num_heads, runtime.device)
+        seconds["train"] = time.monotonic() - started
+        result = _result(out, splits, sets, outcomes, seconds)
+        _write(config, result, encoder, plans["test"])
+    _print(result)
+    return result
+
+
+def _check_run_dir(out: Path, config: ProbeConfig) -> None:
+    """Fail before the work when the run folder is in use."""
+    if not config.model:
+        raise ConfigError("no model given: name the run folder of a pretraining, or a checkpoint file")
+    if out.resolve() == Path(config.model).resolve():
+        raise ConfigError(f"{out}: is the model to probe: choose another --out")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is a file: choose another --out")
+    if not config.overwrite and any((out / name).exists() for name in RUN_FILES):
+        raise ConfigError(f"{out}: holds a run already: add --overwrite to delete it, or choose another --out")
+
+
+def _open_run_dir(out: Path, config: ProbeConfig) -> None:
+    for name in RUN_FILES:
+        path = out / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    write_file(out / "config.yaml", to_yaml(config).encode())
+
+
+def _with_clip_rate(config: ProbeConfig) -> ProbeConfig:
+    """The settings with frame_step or fps filled in: those the encoder was pretrained with, else the published ones."""
+    if config.frame_step is not None or config.fps is not None:
+        return config
+    path = Path(config.model) / "config.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    rate = settings.get("data", settings)  # a pretraining has a section for it, a probe has not
+    if rate.get("fps") is not None:
+        return replace(config, fps=rate["fps"])
+    return replace(config, frame_step=rate.get("frame_step") or FRAME_STEP)
+
+
+def _plans(config: ProbeConfig, encoder: Encoder) -> dict[str, ClipPlan]:
+    """The clips of each split: plain and random ones to train on, segments x views to evaluate."""
+    spec = ClipSpec(encoder.config.num_frames, config.frame_step, config.fps)
+    plain = ClipPlan(spec, encoder.config.image_hw)
+    evaluation = replace(plain, segments=config.segments, views=config.views)
+    random = config.train_views - 1
+    train = replace(plain, random=random, crop_scale=config.crop_scale, seed=config.seed) if random else plain
+    return {"train": train, "val": evaluation, "test": evaluation}
+
+
+def _kept(index: VideoIndex, features: FeatureSet) -> VideoIndex:
+    """The videos that could be read."""
+    return replace(index, records=tuple(index.records[i] for i in features.kept))
+
+
+def _train(
+    config: ProbeConfig,
+    splits: dict[str, VideoIndex],
+    sets: dict[str, FeatureSet],
+    num_heads: int,
+    device: torch.device,
+) -> dict[str, Outcome]:
+    """Train all kinds of probes, the attentive one with its accuracy per epoch in metrics.jsonl and TensorBoard."""
+    y = {name: np.array(index.labels, dtype=np.int64) for name, index in splits.items()}
+    log = RunLog(Path(config.out), start_step=0, steps=config.epochs, enabled="attentive" in config.kinds)
+    last = time.monotonic()
+
+    def on_epoch(epoch: int, figures: dict[str, float]) -> None:
+        nonlocal last
+        seconds, last = time.monotonic() - last, time.monotonic()
+        log.write(epoch, figures)
+        log.advance(epoch, {**figures, "clips_per_s": len(y["train"]) / seconds, "seconds_per_step": seconds})
+
+    try:
+        return probe_features(
+            sets["train"].x,
+            y["train"],
+            sets["val"].x,
+            y["val"],
+            sets["test"].x,
+            y["test"],
+            classes=splits["train"].classes or (),
+            num_heads=num_heads,
+            kinds=config.kinds,
+            recipe=Recipe(config.lrs, config.weight_decays, config.epochs, config.batch_size, config.seed),
+            device=device,
+            on_epoch=on_epoch,
+        )
+    finally:
+        log.close()
+
+
+def _result(
+    out: Path,
+    splits: dict[str, VideoIndex],
+    sets: dict[str, FeatureSet],
+    outcomes: dict[str, Outcome],
+    seconds: dict[str, float],
+) -> ProbeResult:
+    commonest = int(np.bincount(splits["train"].labels).argmax())
+    classes = splits["train"].classes or ()
+    return ProbeResult(
+        out=out,
+        classes=classes,
+        outcomes=outcomes,
+        chance=100 / len(classes),
+        majority=100 * splits["test"].labels.count(commonest) / len(splits["test"]),
+        videos={name: len(index) for name, index in splits.items()},
+        skipped={path: reason for features in sets.values() for path, reason in features.skipped.items()},
+        seconds=seconds,
+    )
+
+
+def _write(config: ProbeConfig, result: ProbeResult, encoder: Encoder, plan: ClipPlan) -> None:
+    """Model, picture, and results.json, which is the last: a folder without it is unfinished."""
+    kind = next(kind for kind in KINDS if kind in result.outcomes)  # attentive, else linear; kNN cannot be saved
+    outcome = result.outcomes[kind]
+    if isinstance(outcome.module, (AttentiveClassifier, LinearClassifier)):
+        save_classifier(result.out, VideoClassifier(encoder, outcome.module, result.classes, plan))
+    title = f"{kind}: {outcome.test_top1:.1f} % of {result.videos['test']} test videos"
+    draw_confusion(result.out / "confusion.png", title, np.array(outcome.confusion), result.classes)
+    results = {
+        "model": config.model,
+        "source": config.source,
+        "label": config.label,
+        "classes": result.classes,
+        "videos": result.videos,
+        "chance": result.chance,
+        "majority": result.majority,
+        "probes": {name: outcome.to_dict() for name, outcome in result.outcomes.items()},
+        "clips": to_mapping(plan),
+        "seed": config.seed,
+        "seconds": result.seconds,
+        "skipped": result.skipped,
+        "versions": versions(),
+    }
+    write_file(result.out / "results.json", json.dumps(results, indent=1).encode())
+
+
+def versions() -> dict[str, str]:
+    """Versions of what ran."""
+    names = ("openvjepa", "torch", "numpy", "scikit-learn", "av")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _print(result: ProbeResult) -> None:
+    """The accuracies as a table."""
+    table = Table("probe", title=f"Top-1 accuracy in %, {len(result.classes)} classes", title_justify="left")
+    top5 = any(outcome.test_top5 is not None for outcome in result.outcomes.values())
+    for heading in ("val", "test", *(["test top-5"] if top5 else [])):
+        table.add_column(heading, justify="right")
+    table.add_column("chosen on val")
+    for kind, outcome in result.outcomes.items():
+        figures = [outcome.val_top1, outcome.test_top1, *([outcome.test_top5] if top5 else [])]
+        chosen = ", ".join(f"{name} {value:g}" for name, value in outcome.chosen.items())
+        table.add_row(kind, *(f"{value:.1f}" for value in figures), chosen)
+    table.add_row(
+        "guessing", "", f"{result.chance:.1f}", *([""] if top5 else []), f"the commonest class: {result.majority:.1f}"
+    )
+    Console().print(table)
+    for path, reason in result.skipped.items():
+        print(f"skipped {path}: {reason}")
+    counts = ", ".join(f"{count} {name}" for name, count in result.videos.items())
+    print(f"videos: {counts}; results in {result.out}")

@@ -1,0 +1,126 @@
+"""Which labelled videos a probe is trained on, chosen with and tested on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from openvjepa.config import ProbeConfig
+from openvjepa.data.index import VideoIndex, read_index, stratified_split
+from openvjepa.errors import ConfigError, DataError
+
+
+def read_splits(config: ProbeConfig) -> dict[str, VideoIndex]:
+    """The splits train, val and test, all with the same classes.
+
+    A split is a source of its own, else the videos that the source marks with it, else a part of the training videos,
+    class by class, which follows from the seed. Classes that no video has are dropped.
+
+    Raises:
+        ConfigError: no source is given.
+        DataError: a source cannot be read; videos lack labels; the labels allow no split or no classifier.
+    """
+    if not config.source:
+        raise ConfigError("no videos given: name a folder, a list or a CSV file of labelled videos")
+    source = _read(config.source, config.label)
+    marked = {name: source.select(name) for name in ("train", "val", "test")}
+    splits = {"train": marked["train"] if any(map(len, marked.values())) else source}
+    if not len(splits["train"]):
+        raise DataError(f"{source.source}: no videos of the split train")
+    for name, own in (("val", config.val_source), ("test", config.test_source)):
+        if own is not None:
+            splits[name] = _read(own, config.label)
+        elif len(marked[name]):
+            splits[name] = marked[name]
+    splits = _same_classes(splits)
+    _check_classes(splits["train"])
+    missing = [name for name in ("val", "test") if name not in splits]
+    if missing:
+        splits |= _carve(splits["train"], missing, config)
+    check_splits(splits)
+    return splits
+
+
+def check_splits(splits: dict[str, VideoIndex]) -> None:
+    """Every split has videos, and every class that occurs has videos to train on.
+
+    Raises:
+        DataError: names the split or the class.
+    """
+    trained = set(splits["train"].labels)
+    for name, index in splits.items():
+        if not len(index):
+            raise DataError(f"{index.source}: no videos in the split {name}")
+        unknown = sorted(set(index.labels) - trained)
+        if unknown:
+            names = ", ".join((index.classes or ())[i] for i in unknown[:5])
+            number = _count(len(unknown), "class", "classes")
+            raise DataError(
+                f"{index.source}: the split {name} has videos of {number} without any to train on ({names})"
+            )
+
+
+def _read(source: str, label: str | None) -> VideoIndex:
+    """An index in which every video has a label."""
+    index = read_index(source, label=label)
+    if index.classes is None:
+        raise DataError(
+            f"{index.source}: the videos have no labels: a probe needs class folders, a list of `path label` lines, or "
+            "a CSV with a label column (of several, choose one with --label)"
+        )
+    unlabelled = [record.path for record in index.records if record.label is None]
+    if unlabelled:
+        raise DataError(
+            f"{index.source}: {_count(len(unlabelled), 'video has', 'videos have')} no label, such as {unlabelled[0]}"
+        )
+    return index
+
+
+def _same_classes(splits: dict[str, VideoIndex]) -> dict[str, VideoIndex]:
+    """Number the classes alike in all splits, in the order of their indices."""
+    used = {name for index in splits.values() for name in ((index.classes or ())[i] for i in set(index.labels))}
+    order = dict.fromkeys(name for index in splits.values() for name in index.classes or () if name in used)
+    number = {name: i for i, name in enumerate(_sorted(order))}
+    return {split: _renumbered(index, number) for split, index in splits.items()}
+
+
+def _sorted(names: Iterable[str]) -> list[str]:
+    names = list(names)
+    return sorted(names, key=int) if all(name.lstrip("-").isdigit() for name in names) else sorted(names)
+
+
+def _renumbered(index: VideoIndex, number: dict[str, int]) -> VideoIndex:
+    names = index.classes or ()
+    records = tuple(replace(r, label=number[names[r.label]]) for r in index.records if r.label is not None)
+    return replace(index, records=records, classes=tuple(number))
+
+
+def _check_classes(train: VideoIndex) -> None:
+    names = train.classes or ()
+    if len(names) < 2:
+        raise DataError(f"{train.source}: all videos are of one class ({', '.join(names)}): a probe needs at least two")
+    if len(names) > len(train):
+        raise DataError(
+            f"{train.source}: {len(names)} classes for {len(train)} videos to train on: is this the right label column?"
+        )
+
+
+def _carve(train: VideoIndex, missing: list[str], config: ProbeConfig) -> dict[str, VideoIndex]:
+    """Take the missing splits out of the training videos: they, and what is left to train on."""
+    counts = Counter(train.labels)
+    single = [name for i, name in enumerate(train.classes or ()) if counts[i] == 1]
+    if single:
+        number, names = _count(len(single), "class has", "classes have"), ", ".join(single[:5])
+        raise DataError(
+            f"{train.source}: {number} a single video ({names}), which cannot be both trained on and tested: add "
+            f"videos, or mark or give {' and '.join(missing)} videos"
+        )
+    shares = stratified_split(train, val=config.val_share, test=config.test_share, seed=config.seed)
+    kept = tuple(replace(r, split=r.split if r.split in missing else "train") for r in shares.records)
+    shares = replace(shares, records=kept)
+    return {name: shares.select(name) for name in ("train", *missing)}
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

@@ -1,0 +1,133 @@
+"""Batches are functions of (seed, step, position): for any number of workers, after a resume, with bad files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from openvjepa.config import DataConfig, MaskingConfig, ModelConfig
+from openvjepa.data.clips import ClipSpec
+from openvjepa.data.index import VideoIndex, VideoRecord, read_index
+from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
+from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.errors import ConfigError, DataError
+
+MODEL = ModelConfig(arch="vit_femto", img_size=32, num_frames=8, patch_size=8)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shapes") / "set"
+    make_shapes(ShapesConfig(out=str(out), train=12, val=0, test=4, size=48, frames=12), workers=1)
+    return out
+
+
+def batches(
+    sources: Any, *, start: int = 0, steps: int = 4, accumulate: int = 1, rank: int = 0, world: int = 1, **data: Any
+) -> list[dict]:
+    dataset = PretrainBatches(
+        tuple(str(s) for s in sources),
+        DataConfig(frame_step=1, **{"workers": 0, "label": "motion", **data}),
+        MODEL,
+        MaskingConfig(),
+        seed=5,
+        micro_batch=6 // accumulate // world,
+        accumulate=accumulate,
+        rank=rank,
+        world_size=world,
+    )
+    return list(PretrainLoader(dataset, start_step=start, steps=steps, pin_memory=False))
+
+
+def assert_same(first: list[dict], second: list[dict]) -> None:
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a["clips"], b["clips"])
+        assert torch.equal(a["labels"], b["labels"])
+        for kind in ("masks_enc", "masks_pred"):
+            assert all(torch.equal(x, y) for x, y in zip(a[kind], b[kind], strict=True))
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_same_batches_for_any_number_of_workers(shapes: Path, workers: int) -> None:
+    assert_same(batches([shapes]), batches([shapes], workers=workers))
+
+
+def test_same_batches_after_a_resume(shapes: Path) -> None:
+    assert_same(batches([shapes])[2:], batches([shapes], start=2))
+
+
+def test_same_batches_with_a_cache(shapes: Path) -> None:
+    assert_same(batches([shapes]), batches([shapes], cache=True))
+
+
+def test_clips_of_a_step_do_not_depend_on_how_it_is_divided(shapes: Path) -> None:
+    whole = torch.cat([batch["clips"] for batch in batches([shapes])])
+    accumulated = torch.cat([batch["clips"] for batch in batches([shapes], accumulate=3)])
+    assert torch.equal(whole, accumulated)
+    ranks = [batches([shapes], rank=rank, world=2) for rank in (0, 1)]
+    together = torch.cat([part["clips"] for parts in zip(*ranks, strict=True) for part in parts])
+    assert torch.equal(whole, together)
+
+
+def test_an_epoch_shows_every_video_once(shapes: Path) -> None:
+    dataset = PretrainBatches((str(shapes),), DataConfig(frame_step=1), MODEL, MaskingConfig(), seed=0, micro_batch=4)
+    for epoch in range(3):
+        assert sorted(dataset._video_of(16 * epoch + i) for i in range(16)) == list(range(16))
+    assert [dataset._video_of(i) for i in range(16)] != [dataset._video_of(16 + i) for i in range(16)]
+
+
+def test_sources_are_mixed_by_weight(shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "few.txt").write_text("".join(f"{r.path} 0\n" for r in read_index(shapes).records[:3]))
+    data = DataConfig(frame_step=1, mix=(1.0, 3.0))
+    dataset = PretrainBatches((str(shapes), str(tmp_path / "few.txt")), data, MODEL, MaskingConfig(), seed=0, micro_batch=4)
+    drawn = np.array([dataset._video_of(i) for i in range(2000)])
+    assert (drawn >= 16).mean() == pytest.approx(0.75, abs=0.04)
+    with pytest.raises(ConfigError, match="one positive weight"):
+        PretrainBatches((str(shapes),), data, MODEL, MaskingConfig(), seed=0, micro_batch=4)
+
+
+def with_bad(shapes: Path, folder: Path, bad: int) -> Path:
+    paths = [record.path for record in read_index(shapes).records]
+    for i in range(bad):
+        (folder / f"bad{i}.mp4").write_bytes(b"x" * 100)
+    paths += [str(folder / f"bad{i}.mp4") for i in range(bad)]
+    (folder / "list.csv").write_text("path,label\n" + "".join(f"{path},{i % 2}\n" for i, path in enumerate(paths)))
+    return folder / "list.csv"
+
+
+def test_a_bad_file_is_replaced_counted_and_named(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = with_bad(shapes, tmp_path, 1)
+    loaded = batches([source], label=None, steps=6)
+    assert capsys.readouterr().out.count("bad0.mp4") == 1
+    assert all(len(batch["clips"]) == 6 for batch in loaded)
+    assert_same(loaded, batches([source], label=None, steps=6, workers=2))
+
+
+def test_too_many_bad_files_stop_the_run(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="more than max_bad allows"):
+        batches([with_bad(shapes, tmp_path, 8)], label=None, steps=20)
+
+
+def test_nothing_but_bad_files(tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").touch()
+    with pytest.raises(DataError, match=r"bad\.mp4: the file is empty"):
+        batches([tmp_path], label=None)
+
+
+def test_evaluation_clips(shapes: Path, tmp_path: Path) -> None:
+    index = read_index(shapes, label="appearance")
+    (tmp_path / "bad.mp4").touch()
+    index = VideoIndex((*index.records[:3], VideoRecord(str(tmp_path / "bad.mp4"), 0)), index.classes, "x")
+    spec = ClipSpec(8, 1)
+    fixed = EvalClips(index, spec, (32, 32), segments=2, views=3)
+    clips, number, error = fixed[1]
+    assert (clips.shape, number, error) == ((6, 3, 8, 32, 32), 1, "")
+    assert fixed[3][2] == "the file is empty"
+    random = EvalClips(index, spec, (32, 32), augment=3, seed=1)
+    assert torch.equal(random[0][0], EvalClips(index, spec, (32, 32), augment=3, seed=1)[0][0])
+    assert not torch.equal(random[0][0], EvalClips(index, spec, (32, 32), augment=3, seed=2)[0][0])

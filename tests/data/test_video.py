@@ -1,0 +1,200 @@
+"""Frames are exactly those asked for. The files in tests/fixtures/video carry each frame's number in its pixels."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from openvjepa.data.synthetic import write_video
+from openvjepa.data.video import open_video, probe
+from openvjepa.errors import VideoError
+
+FILES = sorted((Path(__file__).parents[1] / "fixtures" / "video").iterdir())
+CODECS = [("mp4", "libx264"), ("mkv", "libx264"), ("mov", "libx264"), ("ts", "libx264"), ("avi", "mpeg4"), ("mpg", "mpeg1video"),
+          ("webm", "libvpx-vp9"), ("webm", "libvpx"), ("mp4", "libx265"), ("mp4", "libsvtav1"), ("gif", "gif")]  # fmt: skip
+
+
+def barcode(numbers: range, height: int = 64, width: int = 352) -> NDArray[np.uint8]:
+    """Frames that show their own number: 12 bits and parity as white and black blocks."""
+    video = np.full((len(numbers), height, width, 3), 90, np.uint8)
+    for frame, number in zip(video, numbers, strict=True):
+        for bit in range(13):
+            on = number >> bit & 1 if bit < 12 else number.bit_count() & 1
+            frame[:32, 24 * bit + 4 : 24 * bit + 24] = 255 * on
+    return video
+
+
+def read_number(frame: NDArray[np.uint8]) -> int:
+    bits = [frame[8:24, 24 * b + 8 : 24 * b + 20].mean() > 128 for b in range(13)]
+    number = sum(int(bit) << b for b, bit in enumerate(bits[:12]))
+    assert number.bit_count() % 2 == bits[12], "not a barcode"
+    return number
+
+
+def encode(path: Path, frames: NDArray[np.uint8], codec: str, fps: int = 25) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_every_frame_from_random_starts(path: Path) -> None:
+    video = open_video(path)
+    numbers = [read_number(frame) for frame in video.all_frames().frames]
+    first = 102 if path.name == "trim_copy.mp4" else 0
+    assert numbers == list(range(first, 300))
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        wanted = [int(i) for i in rng.integers(0, video.frame_count - 61) + np.arange(0, 61, 4)]
+        batch = video.frames(wanted)
+        assert [read_number(frame) - first for frame in batch.frames] == wanted
+        assert batch.lost == 0
+
+
+@pytest.mark.parametrize(("extension", "codec"), CODECS, ids=lambda value: str(value))
+def test_containers_and_codecs(tmp_path: Path, extension: str, codec: str) -> None:
+    path = encode(tmp_path / f"video.{extension}", barcode(range(50)), codec)
+    video = open_video(path)
+    assert [read_number(frame) for frame in video.all_frames().frames] == list(range(50))
+    assert [read_number(frame) for frame in video.frames([40, 3, 3, 17]).frames] == [40, 3, 3, 17]
+    assert probe(path).frames == 50
+    assert video.duration == pytest.approx(2.0, rel=0.03)
+
+
+def test_random_access_gives_the_pixels_of_a_sequential_decode() -> None:
+    for path in FILES:
+        with av.open(str(path)) as container:
+            sequential = [frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(video=0)]
+        wanted = [150, 151, 170, 190]
+        np.testing.assert_array_equal(open_video(path).frames(wanted).frames, np.stack([sequential[i] for i in wanted]))
+
+
+def test_frames_by_time_at_a_variable_rate(tmp_path: Path) -> None:
+    shown_from = [0, 40, 80, 500, 1000, 1040]  # ms
+    path = tmp_path / "vfr.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 352, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for pixels, pts in zip(barcode(range(6)), shown_from, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = pts, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    batch = open_video(path).frames_at([0, 0.039, 0.04, 0.3, 0.5, 0.999, 1.0, 9.0])
+    assert [read_number(frame) for frame in batch.frames] == [0, 0, 1, 2, 3, 3, 4, 5]
+
+
+def test_odd_sizes(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (5, 45, 63, 3), np.uint8)
+    path = tmp_path / "odd.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 63, 45, "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    np.testing.assert_array_equal(open_video(path).all_frames().frames, frames)
+
+
+def test_frame_folder_and_still_image(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (4, 32, 48, 3), np.uint8)
+    for i, image in enumerate(images):
+        encode_png(tmp_path / f"frame_{i:03d}.png", image)
+    np.testing.assert_array_equal(open_video(tmp_path).frames([2, 0]).frames, images[[2, 0]])
+    np.testing.assert_array_equal(open_video(tmp_path / "frame_001.png").all_frames().frames, images[1:2])
+    assert probe(tmp_path).frames == 4
+
+
+def encode_png(path: Path, image: NDArray[np.uint8]) -> None:
+    context = av.CodecContext.create("png", "w")
+    context.width, context.height, context.pix_fmt, context.time_base = image.shape[1], image.shape[0], "rgb24", Fraction(1)
+    packets = context.encode(av.VideoFrame.from_ndarray(image, format="rgb24")) + context.encode()
+    path.write_bytes(b"".join(bytes(packet) for packet in packets))
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.mp4"
+    write_video(path, barcode(range(60)), fps=25)
+    return path
+
+
+def bad_file(kind: str, good: Path) -> Path:
+    path = good.with_name(f"{kind}.mp4")
+    data = good.read_bytes()
+    if kind == "empty":
+        path.touch()
+    elif kind == "text":
+        path.write_text("not a video\n" * 100)
+    elif kind == "random":
+        path.write_bytes(np.random.default_rng(0).bytes(50_000))
+    elif kind == "index missing":
+        path.write_bytes(data[: data.index(b"moov") - 4])
+    elif kind == "audio only":
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac", rate=44100)
+            frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
+            frame.sample_rate = 44100
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    elif kind == "empty folder":
+        path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "random", "index missing", "audio only", "empty folder", "missing"])
+def test_unusable_files_name_themselves_and_the_reason(good: Path, kind: str) -> None:
+    path = bad_file(kind, good)
+    with pytest.raises(VideoError) as caught:
+        open_video(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(VideoError):
+        probe(path)
+
+
+def test_a_file_cut_in_half_gives_the_frames_it_still_has(tmp_path: Path) -> None:
+    path = encode(tmp_path / "whole.ts", barcode(range(100)), "libx264")
+    half = tmp_path / "half.ts"
+    half.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    video = open_video(half)
+    assert 0 < video.frame_count < 100
+    numbers = [read_number(frame) for frame in video.frames(range(0, video.frame_count - 4)).frames]
+    assert numbers == list(range(video.frame_count - 4))
+
+
+def test_bit_rot_is_counted(good: Path) -> None:
+    data = bytearray(good.read_bytes())
+    start = data.index(b"mdat") + 4
+    rng = np.random.default_rng(0)
+    for position in rng.integers(start + 2000, len(data) - 3000, 300):
+        data[position] = rng.integers(256)
+    path = good.with_name("rotten.mp4")
+    path.write_bytes(data)
+    try:
+        assert open_video(path).all_frames().frames.shape[0] == 60
+    except VideoError as error:
+        assert "cannot be decoded" in error.reason
+
+
+@pytest.mark.parametrize("wanted", [[-1], [60], [0, 100], []])
+def test_frames_out_of_range(good: Path, wanted: list[int]) -> None:
+    with pytest.raises(VideoError, match="asked for frames"):
+        open_video(good).frames(wanted)
+
+
+def test_a_file_that_changes_is_read_anew(good: Path) -> None:
+    assert open_video(good).frame_count == 60
+    write_video(good, barcode(range(30)), fps=25)
+    assert open_video(good).frame_count == 30
