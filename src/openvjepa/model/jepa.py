@@ -80,7 +80,7 @@ class JEPA(nn.Module):
         """
         target: list[Tensor] = list(self.target_encoder.parameters())
         online: list[Tensor] = list(self.encoder.parameters())
-        torch._foreach_lerp_(target, online, 1 - momentum)
+        torch._foreach_lerp_(target, online, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Encoder decay, predictor decay, encoder no-decay, predictor no-decay; biases and 1-D parameters do not decay.

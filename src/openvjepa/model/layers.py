@@ -5,6 +5,9 @@ Shapes: B clips, N tokens, D channels, h heads.
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -105,12 +108,25 @@ class CrossAttentionBlock(nn.Module):
         return queries + self.mlp(self.norm2(queries))
 
 
+@torch.no_grad()
+def trunc_normal_(tensor: Tensor, std: float, bound: float = 2.0) -> Tensor:
+    """Fill with draws of N(0, std^2), cut at the absolute values -bound and bound, by the inverse of its distribution.
+
+    The reference's method (spec 1.3), written out because torch's own has changed: a seed gives the same weights with
+    every version. Draws from torch's global generator.
+    """
+    edge = math.erf(bound / (std * math.sqrt(2)))
+    inside = 1 - 2**-24  # the inverse of exactly -1 is infinite: a weight of -bound, drawn once in 2 ** 24
+    tensor.uniform_(-edge, edge).clamp_(-inside, inside)
+    return tensor.erfinv_().mul_(std * math.sqrt(2)).clamp_(-bound, bound)
+
+
 def init_weights(module: nn.Module) -> None:
     """Truncated normal of 0.02 for linear layers and convolutions, zero biases (use with `Module.apply`).
 
     V-JEPA 1 re-initialises its linear layers after construction, so its depth rescaling has no effect (spec 1.3).
     """
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
-        nn.init.trunc_normal_(module.weight, std=0.02)  # bounds of +-2 are 100 standard deviations away
+        trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

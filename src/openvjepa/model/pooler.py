@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from openvjepa.model.layers import Block, CrossAttention, CrossAttentionBlock, init_weights
+from openvjepa.model.layers import Block, CrossAttention, CrossAttentionBlock, init_weights, trunc_normal_
 
 PROBE_EPS = 1e-5
 """LayerNorm epsilon of the probes (encoder and predictor: 1e-6)."""
@@ -37,7 +37,7 @@ class AttentivePooler(nn.Module):
             self.cross_attention_block = CrossAttention(embed_dim, num_heads, apply_projection=apply_projection)
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, 4.0, eps=PROBE_EPS) for _ in range(depth - 1))
         self.apply(init_weights)
-        nn.init.trunc_normal_(self.query_tokens, std=0.02)
+        trunc_normal_(self.query_tokens, std=0.02)
         self._rescale()
 
     @torch.no_grad()

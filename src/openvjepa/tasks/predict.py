@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from openvjepa.config import PredictConfig, TrainConfig
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
@@ -101,11 +102,12 @@ def _expand(videos: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def _print(predictions: Sequence[Prediction]) -> None:
-    table = Table("video", "class", "probability", show_lines=False)
-    table.columns[2].justify = "right"
+    table = Table(
+        Column("video", overflow="fold"), Column("class", overflow="fold"), Column("probability", justify="right")
+    )
     for prediction in predictions:
         if prediction.error:
-            table.add_row(prediction.path, f"[red]cannot be read: {prediction.error}[/red]", "")
+            table.add_row(escape(prediction.path), f"[red]cannot be read: {escape(prediction.error)}[/red]", "")
         for rank, (name, probability) in enumerate(prediction.top):
-            table.add_row(prediction.path if rank == 0 else "", name, f"{100 * probability:.1f} %")
+            table.add_row(escape(prediction.path) if rank == 0 else "", escape(name), f"{100 * probability:.1f} %")
     Console().print(table)

@@ -118,7 +118,8 @@ def pretrain(config: PretrainConfig) -> FitResult:
         task = PretrainTask(config)
         if runtime.is_main:
             open_run_dir(out, config.train)
-            write_file(out / "config.yaml", to_yaml(config).encode())
+            if not (out / "config.yaml").exists():  # a resumed run keeps the settings it was started with
+                write_file(out / "config.yaml", to_yaml(config).encode())
             _introduce(config, batches, task, runtime)
         monitor = CollapseMonitor(task, _monitor_index(batches), config, runtime) if config.train.monitor_every else None
         result = fit(

@@ -129,12 +129,15 @@ def _with_clip_rate(config: ProbeConfig) -> ProbeConfig:
     """The settings with frame_step or fps filled in: those the encoder was pretrained with, else the published ones."""
     if config.frame_step is not None or config.fps is not None:
         return config
-    path = Path(config.model) / "config.yaml"
-    settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    rate = settings.get("data", settings)  # a pretraining has a section for it, a probe has not
-    if rate.get("fps") is not None:
-        return replace(config, fps=rate["fps"])
-    return replace(config, frame_step=rate.get("frame_step") or FRAME_STEP)
+    path = Path(config.model)
+    run = path.parents[1] if path.parent.name == "checkpoints" else path
+    try:
+        settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        rate = settings.get("data", settings)  # a pretraining has a section for it, a probe has not
+        frame_step, fps = rate.get("frame_step"), rate.get("fps")
+    except (OSError, yaml.YAMLError, AttributeError):  # not a run of ours
+        frame_step, fps = None, None
+    return replace(config, fps=fps) if fps else replace(config, frame_step=frame_step or FRAME_STEP)
 
 
 def _plans(config: ProbeConfig, encoder: Encoder) -> dict[str, ClipPlan]:
@@ -167,8 +170,9 @@ def _train(
     def on_epoch(epoch: int, figures: dict[str, float]) -> None:
         nonlocal last
         seconds, last = time.monotonic() - last, time.monotonic()
+        log.pace.add(len(y["train"]), seconds, 0.0)
+        log.advance(epoch, figures["loss"])
         log.write(epoch, figures)
-        log.advance(epoch, {**figures, "clips_per_s": len(y["train"]) / seconds, "seconds_per_step": seconds})
 
     try:
         return probe_features(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -24,15 +25,15 @@ def read_splits(config: ProbeConfig) -> dict[str, VideoIndex]:
     if not config.source:
         raise ConfigError("no videos given: name a folder, a list or a CSV file of labelled videos")
     source = _read(config.source, config.label)
-    marked = {name: source.select(name) for name in ("train", "val", "test")}
-    splits = {"train": marked["train"] if any(map(len, marked.values())) else source}
-    if not len(splits["train"]):
-        raise DataError(f"{source.source}: no videos of the split train")
+    held_out = {name: source.select(name) for name in ("val", "test")}
+    splits = {"train": replace(source, records=tuple(r for r in source.records if r.split not in held_out))}
     for name, own in (("val", config.val_source), ("test", config.test_source)):
         if own is not None:
             splits[name] = _read(own, config.label)
-        elif len(marked[name]):
-            splits[name] = marked[name]
+        elif len(held_out[name]):
+            splits[name] = held_out[name]
+    if not len(splits["train"]):
+        raise DataError(f"{source.source}: all videos are marked as val or test, none is left to train on")
     splits = _same_classes(splits)
     _check_classes(splits["train"])
     missing = [name for name in ("val", "test") if name not in splits]
@@ -43,12 +44,12 @@ def read_splits(config: ProbeConfig) -> dict[str, VideoIndex]:
 
 
 def check_splits(splits: dict[str, VideoIndex]) -> None:
-    """Every split has videos, and every class that occurs has videos to train on.
+    """Every split has videos, every class that occurs has videos to train on, and these are in no other split.
 
     Raises:
         DataError: names the split or the class.
     """
-    trained = set(splits["train"].labels)
+    trained, seen = set(splits["train"].labels), _paths(splits["train"])
     for name, index in splits.items():
         if not len(index):
             raise DataError(f"{index.source}: no videos in the split {name}")
@@ -59,6 +60,14 @@ def check_splits(splits: dict[str, VideoIndex]) -> None:
             raise DataError(
                 f"{index.source}: the split {name} has videos of {number} without any to train on ({names})"
             )
+        shared = [] if name == "train" else sorted(_paths(index) & seen)
+        if shared:
+            number = _count(len(shared), "video is", "videos are")
+            raise DataError(f"{index.source}: {number} in train and in {name}, such as {shared[0]}")
+
+
+def _paths(index: VideoIndex) -> set[str]:
+    return {os.path.abspath(record.path) for record in index.records}
 
 
 def _read(source: str, label: str | None) -> VideoIndex:

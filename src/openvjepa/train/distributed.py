@@ -46,6 +46,12 @@ class Runtime:
         # A task may leave parameters out of a step, such as the mask token of a mask that is not configured.
         return nn.parallel.DistributedDataParallel(task, device_ids=devices, find_unused_parameters=True)
 
+    def exchanging(self, wrapped: nn.Module, *, last: bool) -> AbstractContextManager[object]:
+        """Around a pass of `wrap`'s result: processes exchange gradients only in the last pass of a step."""
+        if last or not isinstance(wrapped, nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext()
+        return wrapped.no_sync()
+
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of each value over all processes (which must have the same keys in the same order)."""
         if self.world_size == 1:

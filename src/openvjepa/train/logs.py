@@ -58,7 +58,7 @@ class RunLog:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             temporary.replace(path)
             self.file: TextIO = path.open("a", encoding="utf-8")
-            self.tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1)
+            self.tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step and start_step + 1)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

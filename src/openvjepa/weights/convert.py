@@ -1,7 +1,7 @@
 """Foreign files to our modules: prefixes, and geometry read off the tensors (spec section 7).
 
-Parameters of our modules carry Meta's names, so that V-JEPA 1 and nano-JEPA files differ in prefixes only. What the files
-do not hold (clip shape, attention heads) follows from the tensors or from the caller.
+Parameters of our modules carry Meta's names, so that V-JEPA 1 and nano-JEPA files differ in prefixes only. What the
+files do not hold (clip shape, attention heads) follows from the tensors or from the caller.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ def load_model(source: str | Path, *, arch: Mapping[str, Any] | None = None) -> 
     Args:
         source: a run folder of `vjepa pretrain` (finished, or with a checkpoint) or `vjepa probe`, one of its
             checkpoints, or a checkpoint file of V-JEPA 1 or nano-JEPA.
-        arch: ModelConfig fields that replace what the source says, for example {"num_heads": 3} for a foreign file of an
-            unknown size, or {"img_size": 384}: position codes of another clip shape are made anew.
+        arch: ModelConfig fields that replace what the source says, for example {"num_heads": 3} for a foreign file of
+            an unknown size, or {"img_size": 384}: position codes of another clip shape are made anew.
 
     Raises:
         CheckpointError: missing, damaged or not such a file; names every tensor that is missing, unexpected or of

@@ -1,0 +1,261 @@
+"""`vjepa demo`: the main job on the embedded data, once through, with a report.
+
+Renders moving shapes, pretrains an encoder on them, and asks what its frozen features know of two labels that the
+pretraining never saw, beside the same encoder untrained and the raw pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openvjepa.config import PredictConfig, PretrainConfig, ProbeConfig, to_mapping
+from openvjepa.data.clips import ClipSpec
+from openvjepa.data.index import VideoIndex, read_index
+from openvjepa.data.loader import EvalClips
+from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.data.transforms import normalize
+from openvjepa.errors import ConfigError, OpenVJEPAError
+from openvjepa.presets import demo as demo_preset
+from openvjepa.tasks import report
+from openvjepa.tasks.features import encode
+from openvjepa.tasks.predict import predict
+from openvjepa.tasks.pretrain import PretrainTask, pretrain
+from openvjepa.tasks.probe import Outcome, probe, probe_features, versions
+from openvjepa.train.logs import read_metrics
+from openvjepa.weights.hub import load_model, save_model, write_file
+
+LABELS = ("motion", "appearance")
+TRAIN_VIEWS = 3
+SHOWN = 6  # test videos in the report
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """What `vjepa demo` can be told."""
+
+    out: str = "runs/demo"
+    """Folder to write; what an earlier demo left there is deleted."""
+    steps: int = 1000
+    """Steps of the pretraining."""
+    train: int = 768
+    """Videos to pretrain and train probes on."""
+    val: int = 192
+    """Videos to choose probes with."""
+    test: int = 384
+    """Videos to report accuracy on."""
+    seed: int = 0
+    """Videos, pretraining and probes follow from it."""
+    threads: int | None = None
+    """CPU threads; None: torch's choice."""
+
+
+Results = dict[str, dict[str, dict[str, float]]]
+
+
+def demo(config: DemoConfig) -> Results:
+    """Run the demo; writes results.json and report.html into config.out.
+
+    Returns:
+        label -> features -> probe -> top-1 on the test split, per cent.
+
+    Raises:
+        ConfigError: the folder holds something that is not a demo.
+        OpenVJEPAError: the pretraining was interrupted.
+    """
+    out, started = Path(config.out), time.monotonic()
+    _clear(out)
+    seconds: dict[str, float] = {}
+
+    def finished(part: str) -> None:
+        seconds[part] = round(time.monotonic() - started - sum(seconds.values()), 1)
+
+    _say("1/5 Rendering moving shapes into video files")
+    data = make_shapes(
+        ShapesConfig(out=str(out / "shapes"), train=config.train, val=config.val, test=config.test, seed=config.seed)
+    ).parent
+    finished("render")
+
+    _say("2/5 Pretraining a V-JEPA encoder on them, without labels")
+    recipe = _recipe(config, data)
+    torch.manual_seed(config.seed)
+    save_model(out / "untrained", PretrainTask(recipe).jepa.encoder)
+    if pretrain(recipe).interrupted:
+        raise OpenVJEPAError("the demo was interrupted: start it again")
+    finished("pretrain")
+
+    _say("3/5 Probing frozen features: pretrained, untrained, raw pixels")
+    outcomes = {label: _probe_all(config, recipe, data, label) for label in LABELS}
+    finished("probe")
+
+    _say("4/5 Naming the motion in videos that it has not seen")
+    videos = read_index(data, label="motion").select("test")
+    shown = [videos.records[i] for i in np.linspace(0, len(videos) - 1, min(SHOWN, len(videos))).astype(int)]
+    chosen = replace(videos, records=tuple(shown))
+    predictions = predict(
+        PredictConfig(run=str(out / "probe-motion"), videos=tuple(r.path for r in shown), threads=config.threads)
+    )
+    finished("predict")
+
+    _say("5/5 Writing the report")
+    results: Results = {
+        label: {name: {kind: o.test_top1 for kind, o in kinds.items()} for name, kinds in features.items()}
+        for label, features in outcomes.items()
+    }
+    chance = {label: 100 / len(read_index(data, label=label).classes or ()) for label in LABELS}
+    facts = {"chance": chance, "seed": config.seed, "versions": versions(), "config": to_mapping(recipe)}
+    sections = [
+        report.accuracy_table(results, chance),
+        report.predictions(
+            [
+                report.Prediction(Path(p.path).name, _frames(p.path, recipe), p.top, (videos.classes or ())[r.label or 0])
+                for p, r in zip(predictions, shown, strict=True)
+            ]
+        ),
+        _features_over_clips(out, recipe, chosen),
+        report.confusion_matrices(
+            {
+                f"{label}, attentive probe": (o["pretrained"]["attentive"].confusion, _classes(data, label))
+                for label, o in outcomes.items()
+            }
+        ),
+        report.training_curves(read_metrics(out / "pretrain" / "metrics.jsonl")),
+    ]
+    finished("report")
+    facts["seconds"] = seconds | {"total": round(time.monotonic() - started, 1)}
+    report.write_report(
+        out / "report.html", "V-JEPA on moving shapes", [*sections, report.run_facts(facts)], lead=_lead(results)
+    )
+    write_file(out / "results.json", json.dumps({"results": results, **facts}, indent=1).encode())
+    _print_table(results, chance)
+    print(f"\n{_lead(results)}\n{facts['seconds']['total']:.0f} s in all. Look at {out / 'report.html'}", flush=True)
+    return results
+
+
+def _clear(out: Path) -> None:
+    """Delete an earlier demo, and nothing else."""
+    marker = out / "shapes"
+    if out.exists() and any(out.iterdir()) and not marker.exists():
+        raise ConfigError(f"{out}: exists and is not a demo: choose another --out")
+    if out.exists():
+        shutil.rmtree(out)
+
+
+def _say(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+def _recipe(config: DemoConfig, data: Path) -> PretrainConfig:
+    base = demo_preset()
+    train = replace(base.train, steps=config.steps, seed=config.seed, threads=config.threads)
+    return replace(
+        base,
+        sources=(str(data),),
+        out=str(Path(config.out) / "pretrain"),
+        data=replace(base.data, label="motion"),  # for the nearest neighbours of the collapse monitor alone
+        train=train,
+    )
+
+
+def _probe_all(config: DemoConfig, recipe: PretrainConfig, data: Path, label: str) -> dict[str, dict[str, Outcome]]:
+    """Outcome by features and kind of probe."""
+    out = Path(config.out)
+    settings = ProbeConfig(
+        source=str(data),
+        label=label,
+        frame_step=recipe.data.frame_step,
+        fps=recipe.data.fps,
+        train_views=TRAIN_VIEWS,
+        segments=1,
+        seed=config.seed,
+        threads=config.threads,
+    )
+    outcomes = {}
+    for name, run in (("pretrained", out / f"probe-{label}"), ("untrained", out / f"probe-{label}-untrained")):
+        model = out / ("pretrain" if name == "pretrained" else "untrained")
+        print(f"\n{label}, {name} encoder", flush=True)
+        cache = str(out / "features")
+        outcomes[name] = probe(replace(settings, model=str(model), out=str(run), cache_dir=cache)).outcomes
+    print(f"\n{label}, raw pixels", flush=True)
+    outcomes["pixels"] = _probe_pixels(recipe, read_index(data, label=label), config.seed)
+    return outcomes
+
+
+def _probe_pixels(recipe: PretrainConfig, index: VideoIndex, seed: int) -> dict[str, Outcome]:
+    """The same probes on the pixels of each token, at half the resolution."""
+    splits = {name: index.select(name) for name in ("train", "val", "test")}
+    x = {name: _pixel_tokens(recipe, split, TRAIN_VIEWS if name == "train" else 1, seed) for name, split in splits.items()}
+    y = {name: np.array(split.labels) for name, split in splits.items()}
+    arrays = [array for name in splits for array in (x[name], y[name])]
+    return probe_features(*arrays, classes=index.classes or (), num_heads=recipe.model.dims.num_heads)
+
+
+def _pixel_tokens(recipe: PretrainConfig, index: VideoIndex, views: int, seed: int) -> NDArray[np.float32]:
+    """Pixels of each token, [n, views, N, 3 * tubelet * (patch / 2)^2]: the plain clip first, then random ones."""
+    spec = ClipSpec(recipe.model.num_frames, recipe.data.frame_step, recipe.data.fps)
+    plain = EvalClips(index, spec, recipe.model.image_hw)
+    random = EvalClips(index, spec, recipe.model.image_hw, augment=views - 1, seed=seed) if views > 1 else None
+    rows = []
+    for i in range(len(index)):
+        clips = torch.cat([plain[i][0], random[i][0]]) if random else plain[i][0]
+        rows.append(_unfold(F.avg_pool3d(normalize(clips), (1, 2, 2)), recipe).numpy())
+    return np.stack(rows)
+
+
+def _unfold(clips: Tensor, recipe: PretrainConfig) -> Tensor:
+    """Clips [V, 3, T, H/2, W/2] -> the pixels of each token [V, N, 3 * tubelet * (patch / 2)^2]."""
+    patch = recipe.model.patch_size // 2
+    for axis, size in ((2, recipe.model.tubelet_size), (3, patch), (4, patch)):
+        clips = clips.unfold(axis, size, size)
+    return clips.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(4).flatten(1, 3)
+
+
+def _plain_clip(path: str, recipe: PretrainConfig) -> Tensor:
+    index = read_index(path)
+    spec = ClipSpec(recipe.model.num_frames, recipe.data.frame_step, recipe.data.fps)
+    return EvalClips(index, spec, recipe.model.image_hw)[0][0]
+
+
+def _frames(path: str, recipe: PretrainConfig) -> NDArray[np.uint8]:
+    """Frames of the plain clip, uint8 [T, H, W, 3]."""
+    return _plain_clip(path, recipe)[0].permute(1, 2, 3, 0).numpy()
+
+
+def _features_over_clips(out: Path, recipe: PretrainConfig, chosen: VideoIndex) -> report.Section:
+    models = {name: load_model(out / folder) for name, folder in (("pretrained", "pretrain"), ("untrained", "untrained"))}
+    clips = []
+    for record in chosen.records[:3]:
+        features = {name: encode(model, _plain_clip(record.path, recipe))[0].numpy() for name, model in models.items()}
+        clips.append((Path(record.path).name, _frames(record.path, recipe), features))
+    return report.feature_pca(clips, recipe.model.grid)
+
+
+def _classes(data: Path, label: str) -> tuple[str, ...]:
+    return read_index(data, label=label).classes or ()
+
+
+def _lead(results: Results) -> str:
+    """The result in a sentence."""
+    parts = []
+    for label, features in results.items():
+        ours, theirs = features["pretrained"]["linear"], features["untrained"]["linear"]
+        parts.append(f"{label}: {ours:.1f} % against {theirs:.1f} % untrained ({ours - theirs:+.1f} points)")
+    return "Linear probe on frozen features, test top-1: " + "; ".join(parts) + "."
+
+
+def _print_table(results: Results, chance: dict[str, float]) -> None:
+    kinds = list(results["motion"]["pretrained"])
+    print(f"\n{'test top-1 in %':<28}" + "".join(f"{kind:>11}" for kind in kinds))
+    for label, features in results.items():
+        for name, row in features.items():
+            print(f"{label + ', ' + name:<28}" + "".join(f"{row[kind]:>11.1f}" for kind in kinds))
+        print(f"{label + ', chance':<28}" + f"{chance[label]:>11.1f}" * len(kinds))
