@@ -92,14 +92,13 @@ def probe(verb: Verb, args: list[str]) -> int:
 
 
 def predict(verb: Verb, args: list[str]) -> int:
-    """`vjepa predict`."""
+    """`vjepa predict`; 1 when no video can be read."""
     from openvjepa.config import PredictConfig
 
     config = parse(verb, PredictConfig, args, positional=("run", "videos"))
     from openvjepa.tasks.predict import predict as run
 
-    run(config)
-    return 0
+    return 0 if any(prediction.error is None for prediction in run(config)) else 1
 
 
 def demo(verb: Verb, args: list[str]) -> int:

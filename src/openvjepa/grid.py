@@ -29,7 +29,13 @@ class TokenGrid:
             ConfigError: the clip does not divide into whole tubelets and patches.
         """
         tubelet = 1 if frames == 1 else tubelet_size
-        if frames < 1 or frames % tubelet or min(height, width) < patch_size or height % patch_size or width % patch_size:
+        if (
+            frames < 1
+            or frames % tubelet
+            or min(height, width) < patch_size
+            or height % patch_size
+            or width % patch_size
+        ):
             raise ConfigError(
                 f"a clip of {frames} frames of {height} x {width} px does not divide into tubelets of {tubelet} frames "
                 f"and patches of {patch_size} px: choose a multiple of each"

@@ -19,10 +19,20 @@ def touch(*paths: Path) -> None:
 
 
 def test_class_folders(tmp_path: Path) -> None:
-    touch(tmp_path / "run/b.mp4", tmp_path / "run/a.MKV", tmp_path / "jump/c.jpg", tmp_path / "jump/notes.txt", tmp_path / ".x/d.mp4")
+    touch(
+        tmp_path / "run/b.mp4",
+        tmp_path / "run/a.MKV",
+        tmp_path / "jump/c.jpg",
+        tmp_path / "jump/notes.txt",
+        tmp_path / ".x/d.mp4",
+    )
     index = read_index(tmp_path)
     assert index.classes == ("jump", "run")
-    assert [(Path(r.path).name, r.label, r.split) for r in index.records] == [("c.jpg", 0, None), ("a.MKV", 1, None), ("b.mp4", 1, None)]
+    assert [(Path(r.path).name, r.label, r.split) for r in index.records] == [
+        ("c.jpg", 0, None),
+        ("a.MKV", 1, None),
+        ("b.mp4", 1, None),
+    ]
 
 
 def test_split_folders(tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def test_an_epoch_shows_every_video_once(shapes: Path) -> None:
 def test_sources_are_mixed_by_weight(shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "few.txt").write_text("".join(f"{r.path} 0\n" for r in read_index(shapes).records[:3]))
     data = DataConfig(frame_step=1, mix=(1.0, 3.0))
-    dataset = PretrainBatches((str(shapes), str(tmp_path / "few.txt")), data, MODEL, MaskingConfig(), seed=0, micro_batch=4)
+    dataset = PretrainBatches(
+        (str(shapes), str(tmp_path / "few.txt")), data, MODEL, MaskingConfig(), seed=0, micro_batch=4
+    )
     drawn = np.array([dataset._video_of(i) for i in range(2000)])
     assert (drawn >= 16).mean() == pytest.approx(0.75, abs=0.04)
     with pytest.raises(ConfigError, match="one positive weight"):
@@ -100,7 +102,9 @@ def with_bad(shapes: Path, folder: Path, bad: int) -> Path:
     return folder / "list.csv"
 
 
-def test_a_bad_file_is_replaced_counted_and_named(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_file_is_replaced_counted_and_named(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = with_bad(shapes, tmp_path, 1)
     loaded = batches([source], label=None, steps=6)
     assert capsys.readouterr().out.count("bad0.mp4") == 1

@@ -84,7 +84,9 @@ def test_random_truncation_keeps_late_frames_and_first_does_not() -> None:
     def share_of_last_to_first_step(truncation: str) -> float:
         counts = np.zeros(GRID.t)
         for seed in range(20):
-            for enc, pred in sample_masks((SHORT_RANGE, LONG_RANGE), GRID, 8, truncation=truncation, generator=generator(seed)):
+            for enc, pred in sample_masks(
+                (SHORT_RANGE, LONG_RANGE), GRID, 8, truncation=truncation, generator=generator(seed)
+            ):
                 for ids in (enc, pred):
                     counts += np.bincount(ids.flatten() // GRID.tokens_per_frame, minlength=GRID.t)
         return counts[-1] / counts[0]
@@ -101,7 +103,9 @@ def test_limits_on_the_context() -> None:
     assert (pred >= GRID.tokens // 2).sum() > 0
 
 
-@pytest.mark.parametrize("config", [MaskConfig(spatial_scale=(1.0, 1.0), aspect_ratio=(1.0, 1.0)), MaskConfig(kind="tube", ratio=1.0)])
+@pytest.mark.parametrize(
+    "config", [MaskConfig(spatial_scale=(1.0, 1.0), aspect_ratio=(1.0, 1.0)), MaskConfig(kind="tube", ratio=1.0)]
+)
 def test_a_mask_without_context_is_an_error(config: MaskConfig) -> None:
     with pytest.raises(ConfigError):
         sample_masks((config,), GRID, 2, generator=generator())

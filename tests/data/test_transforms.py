@@ -30,7 +30,10 @@ def test_enlarged_view_is_within_a_grey_level_of_the_reference() -> None:
 
 @pytest.mark.parametrize("name", ["landscape", "portrait", "square"])
 def test_reduced_views_differ_by_antialiasing_only(name: str) -> None:
-    ours, reference = [*views(name, 1), *views(name, 3)], [FIXTURES[f"{name}.eval_{v}"] for v in ("single", "view0", "view1", "view2")]
+    ours, reference = (
+        [*views(name, 1), *views(name, 3)],
+        [FIXTURES[f"{name}.eval_{v}"] for v in ("single", "view0", "view1", "view2")],
+    )
     for a, b in zip(ours, reference, strict=True):
         assert a.shape == b.shape
         assert torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] > 0.9
@@ -40,7 +43,9 @@ def test_training_crop_equals_slicing_when_nothing_is_resized() -> None:
     frames = torch.randint(0, 256, (4, 40, 40, 3), dtype=torch.uint8).numpy()
     options = {"scale": (0.64, 0.64), "ratio": (1.0, 1.0), "hflip": 0.0}
     clip = train_transform(frames, (32, 32), generator=torch.Generator().manual_seed(1), **options)
-    top, left, h, w = random_box(40, 40, scale=(0.64, 0.64), ratio=(1.0, 1.0), generator=torch.Generator().manual_seed(1))
+    top, left, h, w = random_box(
+        40, 40, scale=(0.64, 0.64), ratio=(1.0, 1.0), generator=torch.Generator().manual_seed(1)
+    )
     expected = torch.from_numpy(frames[:, top : top + h, left : left + w]).permute(3, 0, 1, 2)
     assert torch.equal(clip, expected)
     flipped = train_transform(frames, (32, 32), generator=torch.Generator().manual_seed(1), **{**options, "hflip": 1.0})

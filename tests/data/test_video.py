@@ -118,7 +118,12 @@ def test_frame_folder_and_still_image(tmp_path: Path) -> None:
 
 def encode_png(path: Path, image: NDArray[np.uint8]) -> None:
     context = av.CodecContext.create("png", "w")
-    context.width, context.height, context.pix_fmt, context.time_base = image.shape[1], image.shape[0], "rgb24", Fraction(1)
+    context.width, context.height, context.pix_fmt, context.time_base = (
+        image.shape[1],
+        image.shape[0],
+        "rgb24",
+        Fraction(1),
+    )
     packets = context.encode(av.VideoFrame.from_ndarray(image, format="rgb24")) + context.encode()
     path.write_bytes(b"".join(bytes(packet) for packet in packets))
 
@@ -170,22 +175,20 @@ def test_a_file_cut_in_half_gives_the_frames_it_still_has(tmp_path: Path) -> Non
     half.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     video = open_video(half)
     assert 0 < video.frame_count < 100
-    numbers = [read_number(frame) for frame in video.frames(range(0, video.frame_count - 4)).frames]
+    numbers = [read_number(frame) for frame in video.frames(range(video.frame_count - 4)).frames]
     assert numbers == list(range(video.frame_count - 4))
 
 
-def test_bit_rot_is_counted(good: Path) -> None:
+def test_bit_rot_is_counted_and_the_rest_is_kept(good: Path) -> None:
     data = bytearray(good.read_bytes())
-    start = data.index(b"mdat") + 4
-    rng = np.random.default_rng(0)
-    for position in rng.integers(start + 2000, len(data) - 3000, 300):
-        data[position] = rng.integers(256)
+    with av.open(str(good)) as container:  # overwrite the data of three packets in the middle, but not their lengths
+        for packet in list(container.demux(video=0))[30:33]:
+            assert packet.pos is not None
+            data[packet.pos + 4 : packet.pos + packet.size] = bytes(packet.size - 4)
     path = good.with_name("rotten.mp4")
     path.write_bytes(data)
-    try:
-        assert open_video(path).all_frames().frames.shape[0] == 60
-    except VideoError as error:
-        assert "cannot be decoded" in error.reason
+    assert probe(path).errors > 0
+    assert [read_number(frame) for frame in open_video(path).frames(range(20)).frames] == list(range(20))
 
 
 @pytest.mark.parametrize("wanted", [[-1], [60], [0, 100], []])

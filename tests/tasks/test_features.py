@@ -48,7 +48,9 @@ def run(encoder: Encoder, index: VideoIndex, cache: Path, plan: ClipPlan = PLAN,
     return encode_index(encoder, index, plan, replace(SETTINGS, **settings), cache, name="test")
 
 
-def test_cached_features_are_those_of_a_direct_forward_pass(encoder: Encoder, index: VideoIndex, tmp_path: Path) -> None:
+def test_cached_features_are_those_of_a_direct_forward_pass(
+    encoder: Encoder, index: VideoIndex, tmp_path: Path
+) -> None:
     found = run(encoder, index, tmp_path, batch_size=1)
     assert found.x.shape == (6, 1, 8, 24)
     assert isinstance(found.x, np.memmap)
@@ -243,7 +245,7 @@ def test_encode_takes_clips_frames_and_floats(encoder: Encoder, index: VideoInde
 
 @pytest.mark.parametrize("shape", [(3, 4, 32, 32), (1, 1, 4, 32, 32), (0, 3, 4, 32, 32), (32, 32, 3)])
 def test_encode_says_what_shapes_it_takes(encoder: Encoder, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match="cannot encode a torch.uint8 tensor of shape"):
+    with pytest.raises(ConfigError, match=r"cannot encode a torch\.uint8 tensor of shape"):
         encode(encoder, torch.zeros(shape, dtype=torch.uint8))
     with pytest.raises(ConfigError, match="does not divide"):
         encode(encoder, torch.zeros(1, 3, 4, 30, 32))

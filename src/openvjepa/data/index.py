@@ -236,7 +236,9 @@ class CheckReport:
         parts: list[RenderableType] = [table]
         notes = {**{p: f"{n} packets cannot be decoded" for p, n in self.damaged.items()}, **self.bad}
         if notes:
-            problems = Table("file", "reason", title=f"{len(self.bad)} bad, {len(self.damaged)} damaged", title_justify="left")
+            problems = Table(
+                "file", "reason", title=f"{len(self.bad)} bad, {len(self.damaged)} damaged", title_justify="left"
+            )
             for path, reason in notes.items():
                 problems.add_row(path, reason)
             parts.append(problems)

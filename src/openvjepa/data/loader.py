@@ -245,9 +245,7 @@ class EvalClips(Dataset[tuple[Tensor, int, str]]):
             frames = self._frames(video, self.spec.random_start(video, generator))
             ratio = (3 / 4, 4 / 3)
             clips.append(
-                train_transform(
-                    frames, self.size, scale=self.crop_scale, ratio=ratio, hflip=0.0, generator=generator
-                )
+                train_transform(frames, self.size, scale=self.crop_scale, ratio=ratio, hflip=0.0, generator=generator)
             )
         return clips
 

@@ -130,6 +130,4 @@ def _stack(
 def _cut(samples: list[Tensor], length: int, truncation: str, generator: torch.Generator) -> Tensor:
     if truncation == "first":
         return torch.stack([ids[:length] for ids in samples])
-    return torch.stack(
-        [ids[torch.randperm(len(ids), generator=generator)[:length].sort().values] for ids in samples]
-    )
+    return torch.stack([ids[torch.randperm(len(ids), generator=generator)[:length].sort().values] for ids in samples])

@@ -90,13 +90,22 @@ class ShapesConfig:
         if self.size < 16 or self.size % 2:
             raise ConfigError(f"size {self.size} px: choose an even number of at least 16")
         if min(self.train, self.val, self.test) < 0 or self.train + self.val + self.test < 1 or self.frames < 1:
-            raise ConfigError("train, val, test and frames must not be negative, and there must be at least one video and frame")
+            raise ConfigError(
+                "train, val, test and frames must not be negative, and there must be at least one video and frame"
+            )
         if not 0 <= self.texture <= 1 or self.clutter < 0 or self.fps < 1:
             raise ConfigError("texture must lie in 0..1, clutter must not be negative, fps must be at least 1")
 
 
 def render_shape(
-    motion: str, appearance: str, *, size: int, frames: int, rng: np.random.Generator, texture: float = 0.0, clutter: int = 0
+    motion: str,
+    appearance: str,
+    *,
+    size: int,
+    frames: int,
+    rng: np.random.Generator,
+    texture: float = 0.0,
+    clutter: int = 0,
 ) -> NDArray[np.uint8]:
     """Frames of one moving shape, uint8 [frames, size, size, 3]."""
     background = _background(size, rng, texture)

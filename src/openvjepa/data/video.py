@@ -22,13 +22,30 @@ from numpy.typing import NDArray
 from openvjepa.errors import VideoError
 
 VIDEO_EXTENSIONS = frozenset(
-    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
+    [
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".gif",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".ts",
+        ".webm",
+        ".wmv",
+    ]
 )
-IMAGE_EXTENSIONS = frozenset(".bmp .jpeg .jpg .png .tif .tiff .webp".split())
+IMAGE_EXTENSIONS = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
 FOLDER_FPS = 30.0  # frames per second that a folder of frames is taken to have
 
 # One packet, one frame, with the packet's time stamp: the table can be read without decoding.
-_PLAIN_CODECS = frozenset("h264 hevc vp9 av1 mpeg1video mpeg2video mpeg4 mjpeg".split())
+_PLAIN_CODECS = frozenset(["h264", "hevc", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "mjpeg"])
 # Skipping frames that no other frame refers to changes nothing else in these; in AV1 it was seen to.
 _SKIPPABLE_CODECS = frozenset(("h264", "hevc"))
 _GUARD_SECONDS = 10.0
@@ -224,11 +241,11 @@ class _ToRGB:
         self.reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        pixels = self.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        pixels = np.asarray(self.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
         return np.rot90(pixels, frame.rotation // 90 % 4) if frame.rotation else pixels
 
 
-class _open:  # noqa: N801 - reads as a function
+class _open:
     """Context of (container, video stream) with the decoding threads set; FFmpeg's errors become VideoError."""
 
     def __init__(self, path: str, threads: int) -> None:
@@ -326,9 +343,11 @@ def _table(path: str, stamp: tuple[int, int]) -> _Table:
             decoded = [frame.pts for frame in _decode(container, stream)]
         if not decoded:
             raise VideoError(path, "no frame can be decoded")
-        times = np.arange(len(decoded)) / rate
-        if None not in decoded and np.all(np.diff(decoded) > 0):
-            times = (np.asarray(decoded) - decoded[0]) * base
+        stamps = np.asarray([stamp for stamp in decoded if stamp is not None])
+        if len(stamps) == len(decoded) and np.all(np.diff(stamps) > 0):
+            times = (stamps - stamps[0]) * base
+        else:
+            times = np.arange(len(decoded)) / rate
     else:
         times = (pts - pts[0]) * base
     fps = (len(times) - 1) / times[-1] if len(times) > 1 and times[-1] > 0 else rate

@@ -45,7 +45,7 @@ class DemoConfig:
 
     out: str = "runs/demo"
     """Folder to write; what an earlier demo left there is deleted."""
-    steps: int = 1000
+    steps: int = 1500
     """Steps of the pretraining."""
     train: int = 768
     """Videos to pretrain and train probes on."""
@@ -117,7 +117,9 @@ def demo(config: DemoConfig) -> Results:
         report.accuracy_table(results, chance),
         report.predictions(
             [
-                report.Prediction(Path(p.path).name, _frames(p.path, recipe), p.top, (videos.classes or ())[r.label or 0])
+                report.Prediction(
+                    Path(p.path).name, _frames(p.path, recipe), p.top, (videos.classes or ())[r.label or 0]
+                )
                 for p, r in zip(predictions, shown, strict=True)
             ]
         ),
@@ -192,11 +194,17 @@ def _probe_all(config: DemoConfig, recipe: PretrainConfig, data: Path, label: st
 
 def _probe_pixels(recipe: PretrainConfig, index: VideoIndex, seed: int) -> dict[str, Outcome]:
     """The same probes on the pixels of each token, at half the resolution."""
-    splits = {name: index.select(name) for name in ("train", "val", "test")}
-    x = {name: _pixel_tokens(recipe, split, TRAIN_VIEWS if name == "train" else 1, seed) for name, split in splits.items()}
-    y = {name: np.array(split.labels) for name, split in splits.items()}
-    arrays = [array for name in splits for array in (x[name], y[name])]
-    return probe_features(*arrays, classes=index.classes or (), num_heads=recipe.model.dims.num_heads)
+    train, val, test = (index.select(name) for name in ("train", "val", "test"))
+    return probe_features(
+        _pixel_tokens(recipe, train, TRAIN_VIEWS, seed),
+        np.array(train.labels),
+        _pixel_tokens(recipe, val, 1, seed),
+        np.array(val.labels),
+        _pixel_tokens(recipe, test, 1, seed),
+        np.array(test.labels),
+        classes=index.classes or (),
+        num_heads=recipe.model.dims.num_heads,
+    )
 
 
 def _pixel_tokens(recipe: PretrainConfig, index: VideoIndex, views: int, seed: int) -> NDArray[np.float32]:
@@ -231,7 +239,9 @@ def _frames(path: str, recipe: PretrainConfig) -> NDArray[np.uint8]:
 
 
 def _features_over_clips(out: Path, recipe: PretrainConfig, chosen: VideoIndex) -> report.Section:
-    models = {name: load_model(out / folder) for name, folder in (("pretrained", "pretrain"), ("untrained", "untrained"))}
+    models = {
+        name: load_model(out / folder) for name, folder in (("pretrained", "pretrain"), ("untrained", "untrained"))
+    }
     clips = []
     for record in chosen.records[:3]:
         features = {name: encode(model, _plain_clip(record.path, recipe))[0].numpy() for name, model in models.items()}

@@ -125,6 +125,8 @@ def _check_arrays(splits: dict[str, tuple[Features, Labels]], classes: int) -> N
             raise DataError(
                 f"{name}: {len(y)} labels for features {list(x.shape)}, not [videos, clips, tokens, channels]"
             )
+        if y.min() < 0 or y.max() >= classes:
+            raise DataError(f"{name}: labels from {y.min()} to {y.max()}, but {classes} classes")
     labels = splits["train"][1]
     if classes < 2 or set(labels.tolist()) != set(range(classes)):
         raise DataError(

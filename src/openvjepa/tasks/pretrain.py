@@ -121,7 +121,9 @@ def pretrain(config: PretrainConfig) -> FitResult:
             if not (out / "config.yaml").exists():  # a resumed run keeps the settings it was started with
                 write_file(out / "config.yaml", to_yaml(config).encode())
             _introduce(config, batches, task, runtime)
-        monitor = CollapseMonitor(task, _monitor_index(batches), config, runtime) if config.train.monitor_every else None
+        monitor = (
+            CollapseMonitor(task, _monitor_index(batches), config, runtime) if config.train.monitor_every else None
+        )
         result = fit(
             task,
             lambda step: PretrainLoader(
@@ -141,7 +143,9 @@ def pretrain(config: PretrainConfig) -> FitResult:
 
 
 def _introduce(config: PretrainConfig, batches: PretrainBatches, task: PretrainTask, runtime: Runtime) -> None:
-    encoder, predictor = (sum(p.numel() for p in m.parameters()) / 1e6 for m in (task.jepa.encoder, task.jepa.predictor))
+    encoder, predictor = (
+        sum(p.numel() for p in m.parameters()) / 1e6 for m in (task.jepa.encoder, task.jepa.predictor)
+    )
     grid = config.model.grid
     print(
         f"{len(batches.records)} videos; {config.model.arch} {encoder:.2f} M + predictor {predictor:.2f} M parameters; "

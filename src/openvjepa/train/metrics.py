@@ -59,8 +59,8 @@ def collapse_warning(now: dict[str, float], first: dict[str, float]) -> str | No
     if now["feature_std"] < 0.1 * first["feature_std"]:
         return (
             f"the encoder is collapsing: the features of different clips and tokens hardly differ any more (std "
-            f"{now['feature_std']:.3f}, {first['feature_std']:.3f} at the start). Lower the learning rate, raise the EMA "
-            "momentum, or add a regulariser (reg_coeff, sigreg_coeff)."
+            f"{now['feature_std']:.3f}, {first['feature_std']:.3f} at the start). Lower the learning rate, raise the "
+            "EMA momentum, or add a regulariser (reg_coeff, sigreg_coeff)."
         )
     if now["rankme"] < max(2.0, 0.05 * first["rankme"]):
         return (

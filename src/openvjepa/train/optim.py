@@ -1,4 +1,4 @@
-"""AdamW and its schedules: learning rate, weight decay and EMA momentum as pure functions of the step (spec section 4)."""
+"""AdamW and its schedules: learning rate, weight decay, EMA momentum as pure functions of the step (spec section 4)."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def fit(
         loader_factory: finished steps -> micro batches of this process from there on, `accumulation` of them a step.
         optim: AdamW and schedules.
         train: steps, batch sizes, when to log, save and look for collapse.
-        run_dir: made ready by `open_run_dir`.
+        run_dir: is made ready by `open_run_dir`, which may be called earlier, too.
         runtime: device, precision, rank.
         config: plain values, stored in each checkpoint; a resumed run must have the same (see FREE_ON_RESUME).
         monitor: finished steps -> figures for the record; called at 0, every train.monitor_every and at the end.
@@ -156,8 +156,8 @@ def open_run_dir(run_dir: Path, train: TrainConfig) -> None:
         if any(next(run_dir.glob(pattern), None) for pattern in RUN_FILES[:2]) and not train.resume:
             if not train.overwrite:
                 raise ConfigError(
-                    f"{run_dir}: holds a run already: add --resume to go on, --overwrite to delete it, or choose another "
-                    "folder"
+                    f"{run_dir}: holds a run already: add --resume to go on, --overwrite to delete it, or choose "
+                    "another folder"
                 )
             for path in [path for pattern in RUN_FILES for path in run_dir.glob(pattern)]:
                 path.unlink()
@@ -254,8 +254,8 @@ class _Run:
         if bad:
             saved = f"the last checkpoint is of step {self.saved}" if self.saved >= 0 else "there is no checkpoint yet"
             raise OpenVJEPAError(
-                f"{bad[0]} is {values[bad[0]]} at step {self.step + 1}: stopped before it reached the weights; {saved}. "
-                "Start again with a lower --lr, or go on with --resume --precision fp32"
+                f"{bad[0]} is {values[bad[0]]} at step {self.step + 1}: stopped before it reached the weights; {saved}."
+                " Start again with a lower --lr, or go on with --resume --precision fp32"
             )
 
     def last_metrics(self) -> dict[str, float]:
@@ -344,7 +344,9 @@ def _check_settings(old: dict[str, Any], new: dict[str, Any]) -> None:
         and (key in FIXED_ON_RESUME or not any(f"{key}.".startswith(f"{free}.") for free in FREE_ON_RESUME))
     ]
     if changed:
-        raise ConfigError(f"a resumed run keeps its settings, but {'; '.join(sorted(changed))}: use those of its config.yaml")
+        raise ConfigError(
+            f"a resumed run keeps its settings, but {'; '.join(sorted(changed))}: use those of its config.yaml"
+        )
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""Device, precision and processes: chosen, explained, and without effect on the numbers."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from openvjepa.config import TrainConfig
+from openvjepa.errors import ConfigError
+from openvjepa.train.distributed import Runtime, choose_device, choose_dtype, make_runtime
+
+CPU = torch.device("cpu")
+
+
+def cpu_has(monkeypatch: pytest.MonkeyPatch, *, amx: bool, avx: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx", "dtype", "reason"),
+    [
+        (True, False, torch.bfloat16, "the CPU has AMX"),
+        (False, True, torch.bfloat16, "the CPU has AVX512-BF16"),
+        (False, False, torch.float32, "torch finds neither AMX nor AVX512-BF16 on this CPU"),
+    ],
+)
+def test_bf16_only_where_the_cpu_has_it(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx: bool, dtype: torch.dtype, reason: str
+) -> None:
+    cpu_has(monkeypatch, amx=amx, avx=avx)
+    assert choose_dtype(CPU, "auto") == (dtype, reason)
+    assert choose_dtype(CPU, "fp32") == (torch.float32, "asked for")
+    assert choose_dtype(CPU, "bf16")[0] == torch.bfloat16
+
+
+def test_a_torch_without_the_test_counts_as_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
+    assert choose_dtype(CPU, "auto")[0] == torch.float32
+    assert "though slow" in choose_dtype(CPU, "bf16")[1]
+
+
+def test_bf16_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert choose_dtype(torch.device("cuda"), "auto") == (torch.float32, "Old GPU lacks bf16")
+    assert choose_dtype(torch.device("mps"), "auto") == (torch.float32, "bf16 is not used on mps")
+
+
+def test_autocast_keeps_weights_in_fp32() -> None:
+    layer, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    with Runtime(CPU, torch.bfloat16, "").autocast():
+        assert layer(x).dtype == torch.bfloat16
+    with Runtime(CPU, torch.float32, "").autocast():
+        assert layer(x).dtype == torch.float32
+    assert layer.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:1", "cuda:99", ""])
+def test_impossible_devices(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"device '{name}' is"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_auto_takes_the_fastest(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, chosen: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert choose_device("auto").type == chosen
+
+
+def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    threads = torch.get_num_threads()
+    with make_runtime(TrainConfig(device="cpu", precision="fp32", threads=threads)) as runtime:
+        assert not dist.is_initialized()
+        assert str(runtime) == f"cpu, fp32 (asked for), {threads} CPU threads"
+        layer = torch.nn.Linear(1, 1)
+        assert runtime.wrap(layer) is layer
+        assert runtime.mean({"loss": 2.0}) == {"loss": 2.0}
+
+
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch without gloo")
+def test_two_processes_give_the_weights_of_one(
+    tmp_path: Path, tiny_command: list[str], quiet_env: dict[str, str]
+) -> None:
+    python, script = tiny_command
+    torchrun = [python, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]
+    commands = {
+        "one": [python, script, str(tmp_path / "one"), "--dropout", "0"],
+        "two": [*torchrun, script, str(tmp_path / "two"), "--dropout", "0", "--micro-batch", "2"],
+    }
+    for command in commands.values():
+        done = subprocess.run(command, env=quiet_env, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+    one = torch.load(tmp_path / "one/final-0.pt")
+    for rank in (0, 1):
+        two = torch.load(tmp_path / f"two/final-{rank}.pt")
+        for name, weight in one.items():
+            torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-6)
+    lines = [(tmp_path / name / "metrics.jsonl").read_text().count("\n") for name in commands]
+    assert lines == [7, 7]  # one process writes

@@ -1,0 +1,82 @@
+"""Schedules against values recorded from Meta's code; the optimiser's groups."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from openvjepa.config import OptimConfig
+from openvjepa.train.optim import (
+    ema_momentum,
+    learning_rate,
+    make_optimizer,
+    schedule_steps,
+    set_schedules,
+    warmup_steps,
+    weight_decay,
+)
+
+RECORDED = json.loads((Path(__file__).parents[1] / "fixtures/vjepa/schedules/v1.json").read_text(encoding="utf-8"))
+PAPER = OptimConfig()  # V-JEPA 1 L: 40 of 300 epochs of warm-up, schedules stretched by 1.25
+LARGE = 300 * 300  # epochs x iterations per epoch
+
+
+def test_small_schedule_is_metas() -> None:
+    args = RECORDED["v1_cosine_small"]["args"]
+    assert (warmup_steps(PAPER, 60), schedule_steps(PAPER, 60)) == (args["warmup_steps"], args["T_max"])
+    ours = [learning_rate(step, PAPER, 60) for step in range(1, args["T_max"] + 1)]
+    assert ours == pytest.approx(RECORDED["v1_cosine_small"]["lr"], rel=1e-12)
+    decay = [weight_decay(step, PAPER, 60) for step in range(1, args["T_max"] + 1)]
+    assert decay == pytest.approx(RECORDED["v1_wd_small"]["wd"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("key", "ours"),
+    [("v1_vitl_full_run", learning_rate), ("v1_vitl_full_run_wd", weight_decay), ("v1_vitl_ema", ema_momentum)],
+)
+def test_full_run_is_metas(key: str, ours) -> None:
+    for step, value in RECORDED[key].items():
+        assert ours(int(step), PAPER, LARGE) == pytest.approx(value, rel=1e-12), step
+
+
+def test_warmup_is_not_lost_to_a_rounding_error() -> None:
+    assert [warmup_steps(PAPER, steps) for steps in (90000, 60, 7)] == [12000, 8, 0]  # 7 * 40 / 300 = 0.93
+    assert schedule_steps(OptimConfig(schedule_scale=1.1), 10) == 11
+
+
+def test_without_warmup_or_stretch_the_schedule_runs_from_lr_to_final_lr() -> None:
+    config = OptimConfig(warmup=0.0, schedule_scale=1.0, lr=1.0, final_lr=0.1, weight_decay=0.5, final_weight_decay=0.2)
+    assert learning_rate(0, config, 10) == pytest.approx(1.0)
+    assert learning_rate(5, config, 10) == pytest.approx(0.55)
+    assert learning_rate(10, config, 10) == pytest.approx(0.1)
+    assert weight_decay(10, config, 10) == pytest.approx(0.2)
+    assert weight_decay(14, config, 10) >= 0.2
+
+
+def test_groups_without_decay_stay_at_zero() -> None:
+    groups = [
+        {"params": [torch.nn.Parameter(torch.ones(2))], "decay": decay, "module": module}
+        for decay in (True, False)
+        for module in ("encoder", "predictor")
+    ]
+    optimizer = make_optimizer(groups, PAPER)
+    for step in (1, 30, 60):
+        lr, decay = set_schedules(optimizer, step, PAPER, 60)
+        assert [group["lr"] for group in optimizer.param_groups] == [lr] * 4
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [decay, decay, 0.0, 0.0]
+        assert lr == learning_rate(step, PAPER, 60)
+
+
+def test_adamw_step_is_the_closed_form() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    config = OptimConfig(lr=0.1, start_lr=0.1, warmup=0.0, weight_decay=0.5, final_weight_decay=0.5)
+    optimizer = make_optimizer([{"params": [weight], "decay": True, "module": "encoder"}], config)
+    lr, decay = set_schedules(optimizer, 1, config, 100)
+    weight.grad = torch.tensor([3.0, -4.0], dtype=torch.float64)
+    optimizer.step()
+    # first step: both moments corrected to the gradient itself, so the update is lr * sign(gradient)
+    expected = torch.tensor([1.0, -2.0], dtype=torch.float64) * (1 - lr * decay) - lr * torch.tensor([1.0, -1.0])
+    torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=1e-8)
