@@ -166,7 +166,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if (self.frame_step is None) == (self.fps is None):
-            raise ConfigError("give exactly one of frame_step and fps (set the other to none)")
+            raise ConfigError(
+                "give exactly one of frame_step and fps (the other is None on the command line, null in YAML)"
+            )
 
 
 @dataclass(frozen=True)
@@ -388,7 +390,7 @@ def from_mapping(kind: type[ConfigT], values: Any, *, where: str = "configuratio
         ConfigError: names every wrong key and value.
     """
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return TypeAdapter(kind).validate_python(values, extra="forbid")
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc'])) or where}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None

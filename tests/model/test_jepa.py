@@ -11,7 +11,7 @@ from torch import Tensor
 from openvjepa.config import ModelConfig, ObjectiveConfig
 from openvjepa.errors import ConfigError
 from openvjepa.model.jepa import JEPA
-from openvjepa.model.objective import normalize_targets, prediction_loss, variance_term
+from openvjepa.model.objective import normalize_targets, prediction_loss, sigreg, variance_term
 
 TINY = ModelConfig(
     img_size=16,
@@ -57,6 +57,25 @@ def test_variance_term_by_hand() -> None:
     assert variance_term([narrow, wide]).item() == pytest.approx(expected, abs=1e-6)
     assert variance_term([wide * 10]).item() == 0
     assert variance_term([narrow[:, :1]]).item() == pytest.approx(1 - 0.01)  # one token: no spread, and no nan
+
+
+def test_sigreg_tells_normal_tokens_from_collapsed_ones() -> None:
+    torch.manual_seed(0)
+    normal = sigreg(torch.randn(8, 500, 16)).item()
+    # All tokens at zero: the characteristic function is 1 everywhere, whatever the direction.
+    points = torch.linspace(0.2, 3.0, 9)
+    weight = torch.exp(-points.square() / 2)
+    assert sigreg(torch.zeros(8, 500, 16)).item() == pytest.approx(
+        ((1 - weight).square() * weight).mean().item(), rel=1e-4
+    )
+    flat = torch.randn(8, 500, 1) * torch.ones(16)  # one dimension only
+    assert normal < 1e-3 < sigreg(flat).item()
+    assert sigreg(torch.randn(8, 500, 16) + 1).item() > 10 * normal
+
+
+def test_sigreg_joins_the_loss() -> None:
+    out = make(sigreg_coeff=2.0)(clip(), MASKS_ENC, MASKS_PRED)
+    torch.testing.assert_close(out["loss"].detach(), out["loss_jepa"] + 2 * out["loss_sigreg"])
 
 
 @pytest.mark.parametrize("coefficient", [0.0, 0.5])

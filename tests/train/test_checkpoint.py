@@ -53,6 +53,15 @@ def test_order_is_by_step_and_other_files_are_left_alone(tmp_path: Path) -> None
     assert names(tmp_path) == ["notes.txt", "step-100000001.pt", "step-final.pt"]
 
 
+def test_a_damaged_newer_one_does_not_push_out_good_ones(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 5, state(5), keep_last=2)
+    (tmp_path / "step-00000012.pt").write_bytes(b"torn")
+    save_checkpoint(tmp_path, 10, state(10), keep_last=2)
+    assert names(tmp_path) == ["step-00000005.pt", "step-00000010.pt"]
+    save_checkpoint(tmp_path, 10, state(10), keep_last=1)
+    assert names(tmp_path) == ["step-00000010.pt"]
+
+
 def test_leftover_of_a_killed_save_is_ignored_and_removed(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 5, state(5), keep_last=2)
     (tmp_path / "step-00000010.part").write_bytes((tmp_path / "step-00000005.pt").read_bytes()[:100])
@@ -76,7 +85,7 @@ def test_full_disk_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytest.Mon
     before = (tmp_path / "step-00000005.pt").read_bytes()
     monkeypatch.setattr(Path, "open", lambda self, mode: FullDisk(io.FileIO(self, mode.replace("b", ""))))
     with pytest.raises(
-        CheckpointError, match=r"step-00000010\.pt: cannot be written \(No space left on device\): free"
+        CheckpointError, match=r"step-00000010\.pt: cannot be written \(No space left on device\); earlier"
     ):
         save_checkpoint(tmp_path, 10, {"model": torch.zeros(size), "step": 10}, keep_last=1)
     monkeypatch.undo()

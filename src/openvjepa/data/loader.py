@@ -18,7 +18,7 @@ from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.masks import sample_masks
 from openvjepa.data.transforms import eval_views, train_transform
 from openvjepa.data.video import Video, open_video
-from openvjepa.errors import ConfigError, DataError, VideoError
+from openvjepa.errors import ConfigError, DataError, OpenVJEPAError, VideoError
 
 Batch = dict[str, Any]
 _ORDER, _CLIP, _MASK, _RETRY, _MIX, _VIEW = range(6)  # tags that keep the streams of random numbers apart
@@ -82,7 +82,16 @@ class PretrainBatches(Dataset[Batch]):
         self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def __getitem__(self, item: int) -> Batch:
-        """clips uint8 [B, 3, T, H, W], masks_enc and masks_pred (lists of int64 [B, K]), labels int64 [B], bad."""
+        """clips uint8 [B, 3, T, H, W], masks_enc and masks_pred (lists of int64 [B, K]), labels int64 [B], bad.
+
+        Or `error`, for `PretrainLoader` to raise: across a worker's border, torch adds its traceback to the message.
+        """
+        try:
+            return self._batch(item)
+        except OpenVJEPAError as error:
+            return {"error": error}
+
+    def _batch(self, item: int) -> Batch:
         step, part = divmod(item, self.accumulate)
         batch_size = self.micro_batch * self.accumulate * self.world_size
         first = (part * self.world_size + self.rank) * self.micro_batch
@@ -159,10 +168,13 @@ class PretrainLoader:
             pin_memory=pin_memory,
             worker_init_fn=_one_thread if workers else None,
             prefetch_factor=4 if workers else None,
+            generator=torch.Generator(),  # its own: else a new loader draws from the run's, and a resume is not exact
         )
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.loader:
+            if "error" in batch:
+                raise batch["error"]
             self._count(batch.pop("bad"))
             yield batch
 

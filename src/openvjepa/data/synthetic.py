@@ -18,6 +18,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from openvjepa.errors import ConfigError, DataError
@@ -177,7 +178,8 @@ class _Job:
 def make_shapes(config: ShapesConfig, *, workers: int | None = None) -> Path:
     """Render and encode the data set; every motion comes with every appearance equally often.
 
-    The frames of video i depend on (seed, i) alone. Returns the path of index.csv, which is written last: a folder
+    The frames of video i depend on (seed, i) alone; their encoding may differ by a grey level or two from run to run, which
+    x264 does at such sizes. Returns the path of index.csv, which is written last: a folder
     without it is unfinished.
 
     Args:
@@ -246,6 +248,8 @@ def write_video(path: Path, frames: NDArray[np.uint8], *, fps: int | Fraction) -
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        reformatter = VideoReformatter()  # with one thread, as when reading
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            container.mux(stream.encode(reformatter.reformat(frame, format="yuv420p", threads=1)))
         container.mux(stream.encode())

@@ -16,40 +16,27 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from openvjepa.errors import VideoError
 
-VIDEO_EXTENSIONS = frozenset(
-    [
-        ".3gp",
-        ".avi",
-        ".flv",
-        ".gif",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".ogv",
-        ".ts",
-        ".webm",
-        ".wmv",
-    ]
-)
+VIDEO_EXTENSIONS = frozenset((".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
+                              ".mts", ".ogv", ".ts", ".webm", ".wmv"))  # fmt: skip
 IMAGE_EXTENSIONS = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
 FOLDER_FPS = 30.0  # frames per second that a folder of frames is taken to have
 
 # One packet, one frame, with the packet's time stamp: the table can be read without decoding.
 _PLAIN_CODECS = frozenset(["h264", "hevc", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "mjpeg"])
+# Packets may hide frames, so the table needs a decode, but seeking to a key frame is exact.
+_SEEKABLE_CODECS = _PLAIN_CODECS | {"vp8"}
 # Skipping frames that no other frame refers to changes nothing else in these; in AV1 it was seen to.
 _SKIPPABLE_CODECS = frozenset(("h264", "hevc"))
 _GUARD_SECONDS = 10.0
 _MAX_LOST = 0.25  # share of the wanted frames that may be replaced by their predecessor
+_FIT_ABOVE = 400  # px; frames with a longer short side are worth shrinking while their colours are converted
+_NOT_CODED = 8  # bytes; an MPEG-4 packet that is no longer says "as before" and gives no frame
 
 
 @dataclass(frozen=True)
@@ -108,11 +95,12 @@ class Video:
         self.times, self.fps, self.frame_count = table.times, table.fps, len(table.times)
         self.duration = float(self.times[-1]) + 1 / self.fps
 
-    def frames_at(self, times: Sequence[float]) -> FrameBatch:
+    def frames_at(self, times: Sequence[float], *, short_side: int | None = None) -> FrameBatch:
         """The frames on screen at the given times.
 
         Args:
             times: seconds from the first frame; later than the end means the last frame.
+            short_side: as for `frames`.
 
         Raises:
             VideoError: a time is negative, or too much of the file cannot be decoded.
@@ -120,10 +108,16 @@ class Video:
         if len(times) and min(times) < 0:
             raise VideoError(self.path, f"asked for the frame at {min(times):.3f} s")
         indices = np.searchsorted(self.times, np.asarray(times) + 1e-6, side="right") - 1
-        return self.frames([int(i) for i in indices])
+        return self.frames([int(i) for i in indices], short_side=short_side)
 
-    def frames(self, indices: Sequence[int]) -> FrameBatch:
+    def frames(self, indices: Sequence[int], *, short_side: int | None = None) -> FrameBatch:
         """The frames of the given numbers, in that order; a number may come twice.
+
+        A packet that cannot be decoded keeps its number, so that the frames after it stay at their times.
+
+        Args:
+            indices: numbers of the frames.
+            short_side: shrink large frames (short side above 400 px) to this short side, px, which saves memory.
 
         Raises:
             VideoError: a number is out of range, or too much of the file cannot be decoded.
@@ -132,11 +126,12 @@ class Video:
         if not wanted or wanted[0] < 0 or wanted[-1] >= self.frame_count:
             raise VideoError(self.path, f"asked for frames {list(indices)} of {self.frame_count}")
         if Path(self.path).is_dir():
-            found = {i: _read_image(_frame_files(self.path)[i]) for i in wanted}
+            files = _frame_files(self.path)
+            found = {i: _read_image(files[i], short_side) for i in wanted}
         elif self._pts is None:
-            found = self._decode_in_order(wanted)
+            found = self._decode_in_order(wanted, _ToRGB(short_side))
         else:
-            found = self._decode_by_pts(wanted)
+            found = self._decode_by_pts(wanted, _ToRGB(short_side))
         return self._batch(indices, wanted, found)
 
     def all_frames(self) -> FrameBatch:
@@ -156,20 +151,20 @@ class Video:
             raise VideoError(self.path, "the size of the frames changes") from None
         return FrameBatch(frames, np.asarray(indices, np.int64), lost)
 
-    def _decode_in_order(self, wanted: list[int]) -> dict[int, NDArray[np.uint8]]:
+    def _decode_in_order(self, wanted: list[int], rgb: _ToRGB) -> dict[int, NDArray[np.uint8]]:
+        remaining, found = set(wanted), {}
         with _open(self.path, self.threads) as (container, stream):
-            rgb, remaining, found = _ToRGB(), set(wanted), {}
             for i, frame in enumerate(_decode(container, stream)):
                 if i in remaining:
                     found[i] = rgb(frame)
                 if i >= wanted[-1]:
                     break
-            return found
+        return found
 
-    def _decode_by_pts(self, wanted: list[int]) -> dict[int, NDArray[np.uint8]]:
+    def _decode_by_pts(self, wanted: list[int], rgb: _ToRGB) -> dict[int, NDArray[np.uint8]]:
         assert self._pts is not None
         by_pts = {int(self._pts[i]): i for i in wanted}
-        first, last = min(by_pts), max(by_pts)
+        first, best = min(by_pts), {}
         with _open(self.path, self.threads) as (container, stream):
             guard = round(_GUARD_SECONDS / float(stream.time_base))
             if "444" in (stream.pix_fmt or ""):
@@ -178,20 +173,33 @@ class Video:
             for start in (first, first - guard, None):
                 if not _seek(container, stream, start):
                     continue
-                found, first_seen, rgb = {}, None, _ToRGB()
-                for frame in _decode(container, stream, keep=by_pts.keys()):
-                    if frame.pts is None:
-                        continue
-                    first_seen = frame.pts if first_seen is None else first_seen
-                    if first_seen > first and start is not None:
-                        break  # the seek landed too late: start further back
-                    if frame.pts in by_pts:
-                        found[by_pts[frame.pts]] = rgb(frame)
-                    if frame.pts >= last:
-                        break
-                if len(found) == len(by_pts) or (start is None):
+                found = _read_from_here(container, stream, by_pts, rgb, may_be_late=start is None)
+                if len(found) == len(by_pts):
                     return found
-            return {}
+                if found and len(found) <= len(best):
+                    break  # going back further did not help: these frames are lost
+                best = found if len(found) > len(best) else best
+        return best
+
+
+def _read_from_here(
+    container: Any, stream: Any, by_pts: dict[int, int], rgb: _ToRGB, *, may_be_late: bool
+) -> dict[int, NDArray[np.uint8]]:
+    """Wanted frames {pts: number} as {number: pixels}; none if the first frame here already is later than the first wanted."""
+    found: dict[int, NDArray[np.uint8]] = {}
+    first, last = min(by_pts), max(by_pts)
+    landed = may_be_late
+    for frame in _decode(container, stream, keep=by_pts.keys()):
+        if frame.pts is None:
+            continue
+        landed = landed or frame.pts <= first
+        if not landed:
+            break
+        if frame.pts in by_pts:
+            found[by_pts[frame.pts]] = rgb(frame)
+        if frame.pts >= last:
+            break
+    return found
 
 
 def open_video(path: str | Path, *, threads: int = 1) -> Video:
@@ -227,7 +235,7 @@ def probe(path: str | Path) -> VideoInfo:
             count += 1
         codec = stream.codec.canonical_name
     if not count:
-        raise VideoError(path, errors[0] if errors else "no frame can be decoded")
+        raise VideoError(path, "no frame can be decoded")
     return VideoInfo(str(path), count, video.fps, count / video.fps, width, height, codec, len(errors))
 
 
@@ -237,11 +245,16 @@ class _ToRGB:
     One reformatter with one thread for the whole read: a new one per frame starts a thread pool each time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, short_side: int | None = None) -> None:
         self.reformatter = VideoReformatter()
+        self.short_side = short_side
 
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        pixels = np.asarray(self.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
+        width, height, short = frame.width, frame.height, min(frame.width, frame.height)
+        if self.short_side and short > max(self.short_side, _FIT_ABOVE):
+            width, height = (round(side * self.short_side / short) for side in (width, height))
+        rgb = self.reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1)
+        pixels = np.asarray(rgb.to_ndarray(), np.uint8)
         return np.rot90(pixels, frame.rotation // 90 % 4) if frame.rotation else pixels
 
 
@@ -256,10 +269,12 @@ class _open:
             self.container = av.open(self.path)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise VideoError(self.path, _reason(error, self.path)) from None
-        if not self.container.streams.video:
+        streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams or streams[0].codec_context is None:
             self.container.close()
-            raise VideoError(self.path, "no video stream in it")
-        stream = self.container.streams.video[0]
+            reason = "its codec is not known" if streams else "no video stream in it"
+            raise VideoError(self.path, reason)
+        stream = streams[0]
         stream.thread_type = "AUTO" if self.threads > 1 else "NONE"
         stream.codec_context.thread_count = self.threads
         return self.container, stream
@@ -337,42 +352,45 @@ def _table(path: str, stamp: tuple[int, int]) -> _Table:
         return _Table(np.arange(len(_frame_files(path))) / FOLDER_FPS, None, FOLDER_FPS)
     with _open(path, 1) as (container, stream):
         base, rate = float(stream.time_base), float(stream.average_rate or stream.guessed_rate or FOLDER_FPS)
-        pts = _packet_pts(container, stream)
+        pts, seekable = _packet_pts(container, stream)
     if pts is None:
         with _open(path, 1) as (container, stream):
             decoded = [frame.pts for frame in _decode(container, stream)]
         if not decoded:
             raise VideoError(path, "no frame can be decoded")
-        stamps = np.asarray([stamp for stamp in decoded if stamp is not None])
-        if len(stamps) == len(decoded) and np.all(np.diff(stamps) > 0):
-            times = (stamps - stamps[0]) * base
-        else:
-            times = np.arange(len(decoded)) / rate
-    else:
-        times = (pts - pts[0]) * base
+        pts = np.asarray([stamp for stamp in decoded if stamp is not None], np.int64)
+        if len(pts) < len(decoded) or not np.all(np.diff(pts) > 0):
+            return _Table(np.arange(len(decoded)) / rate, None, rate)
+    times = (pts - pts[0]) * base
     fps = (len(times) - 1) / times[-1] if len(times) > 1 and times[-1] > 0 else rate
-    return _Table(times, pts, float(fps))
+    return _Table(times, pts if seekable else None, float(fps))
 
 
-def _packet_pts(container: Any, stream: Any) -> NDArray[np.int64] | None:
-    """Sorted time stamps of all frames, read from the packets; None unless each packet surely gives one frame."""
-    if stream.codec.canonical_name not in _PLAIN_CODECS:
-        return None
-    pts, first_key = [], None
+def _packet_pts(container: Any, stream: Any) -> tuple[NDArray[np.int64] | None, bool]:
+    """Sorted time stamps of all frames, read from the packets; None unless each packet surely gives one frame.
+
+    The second value says whether frames can be found by time stamp at all.
+    """
+    codec, in_avi = stream.codec.canonical_name, container.format.name == "avi"
+    pts: list[int] = []
+    plain, starts_with_key = codec in _PLAIN_CODECS, None
     try:
         for packet in container.demux(stream):
             if packet.size == 0:
                 continue  # the flush at the end
-            if packet.pts is None or packet.is_corrupt:
-                return None
-            if first_key is None:
-                first_key = packet.is_keyframe
+            if packet.pts is None:
+                return None, False
+            starts_with_key = packet.is_keyframe if starts_with_key is None else starts_with_key
+            plain = plain and not packet.is_corrupt and not (codec == "mpeg4" and packet.size <= _NOT_CODED)
             if not packet.is_discard:
                 pts.append(packet.pts)
     except av.error.FFmpegError:
-        return None
+        plain = False
     array = np.unique(np.asarray(pts, np.int64))
-    return array if first_key and len(array) == len(pts) and pts[0] == array[0] else None
+    # Where frames are reordered, stamps in the order of the packets are made up; AVI has no others.
+    made_up = stream.codec_context.has_b_frames and (in_avi or np.array_equal(array, pts))
+    trusted = plain and starts_with_key and len(array) == len(pts) and pts[:1] == array[:1].tolist() and not made_up
+    return array if trusted and pts else None, codec in _SEEKABLE_CODECS and not (in_avi and made_up)
 
 
 def _frame_files(folder: str) -> list[Path]:
@@ -382,8 +400,8 @@ def _frame_files(folder: str) -> list[Path]:
     return files
 
 
-def _read_image(path: Path) -> NDArray[np.uint8]:
+def _read_image(path: Path, short_side: int | None = None) -> NDArray[np.uint8]:
     with _open(str(path), 1) as (container, stream):
         for frame in _decode(container, stream):
-            return _ToRGB()(frame)
+            return _ToRGB(short_side)(frame)
     raise VideoError(path, "the image cannot be decoded")

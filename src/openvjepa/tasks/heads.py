@@ -168,7 +168,8 @@ def train_attentive(
         head.to(device)
     steps = recipe.epochs * math.ceil(len(train_x) / recipe.batch_size)
     groups = [_groups(head, lr, decay) for head, (lr, decay) in zip(heads, recipe.grid, strict=True)]
-    optimizer = torch.optim.AdamW([group for pair in groups for group in pair])
+    fused = device.type != "mps"  # several times faster for many small tensors
+    optimizer = torch.optim.AdamW([group for pair in groups for group in pair], fused=fused)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses, score = [], []
     for epoch in range(recipe.epochs):

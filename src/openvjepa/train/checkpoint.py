@@ -15,7 +15,7 @@ import torch
 
 from openvjepa.errors import CheckpointError
 
-_NAME = re.compile(r"step-(\d{8,})\.pt")
+_NAME = re.compile(r"step-\d{8,}\.pt")
 # What zipfile and torch.load raise for damaged files (found by flipping and cutting bytes); RuntimeError is torch's word.
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
@@ -29,43 +29,49 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last
         CheckpointError: it cannot be written, for example because the disk is full.
     """
     path = folder / f"step-{step:08d}.pt"
-    temporary = path.with_suffix(".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob("step-*.part"):  # of a run that was killed while it saved
             leftover.unlink()
-        _write(temporary, state)
-        temporary.replace(path)
-        for old in list_checkpoints(folder)[: -max(1, keep_last)]:
-            old.unlink()
+        _write(path, state)
+        newer = [
+            other for other in list_checkpoints(folder) if _step(other) > step
+        ]  # damaged: the resume passed them over
+        older = [other for other in list_checkpoints(folder) if _step(other) < step]
+        for other in newer + older[: len(older) + 1 - max(1, keep_last)]:
+            other.unlink()
     except OSError as error:
-        reason = error.strerror or str(error)
         raise CheckpointError(
-            f"{path}: cannot be written ({reason}): free some space and go on with --resume, since "
-            "earlier checkpoints are intact"
+            f"{path}: cannot be written ({error.strerror or error}); earlier checkpoints are intact: make room and go on "
+            "with --resume"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    """torch.save down to the disk. torch hides a failed write in a RuntimeError: brings the OSError back."""
+    """torch.save that is on disk, and whole, when the file gets its name."""
+    temporary = path.with_suffix(".part")
     try:
-        with path.open("wb") as file:
+        with temporary.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
+        temporary.replace(path)
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):
+        if isinstance(error.__context__, OSError):  # torch hides a failed write in a RuntimeError
             raise error.__context__ from None
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    found = {path: _NAME.fullmatch(path.name) for path in folder.glob("step-*.pt")}
-    return sorted((path for path, match in found.items() if match), key=lambda path: int(path.stem.split("-")[1]))
+    return sorted((path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name)), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from openvjepa.weights.convert import infer_config, make_config, strip_prefixes
 
 WEIGHTS, SETTINGS = "model.safetensors", "model.yaml"
 _SECTIONS = ("target_encoder", "encoder")  # the EMA copy is the published model
-# What torch.load raises for damaged files; with weights_only it refuses code by an UnpicklingError.
+# What torch.load was seen to raise for damaged files; it refuses code by an UnpicklingError.
 _LOAD_ERRORS = (
     OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, AssertionError, OverflowError,
     MemoryError, pickle.UnpicklingError, zipfile.BadZipFile,
@@ -149,7 +151,7 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         raise CheckpointError(
             f"{path}: cannot be written ({error}): free some space or choose another folder"
         ) from None
@@ -168,9 +170,15 @@ def write_file(path: Path, content: bytes) -> Path:
         temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
     return path
+
+
+def _discard(path: Path) -> None:
+    """Delete what was half written, if there is anything, and let the first error be the one that is told."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -228,14 +236,12 @@ def read_container(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
     try:
-        container = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path}: refused: damaged, no checkpoint, or with code in it (which was not run)"
-        ) from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of files that are refused right after
+            container = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except _LOAD_ERRORS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason})") from None
+        reason = getattr(error, "strerror", None) or "damaged, not a checkpoint, or with code in it, which is never run"
+        raise CheckpointError(f"{path}: cannot be read ({reason})") from None
     if not isinstance(container, dict):
         raise CheckpointError(f"{path}: not a checkpoint of V-JEPA")
     return container
