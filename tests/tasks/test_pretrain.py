@@ -161,5 +161,5 @@ def test_an_unfinished_run_says_so(shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     pretrain(tiny(shapes, out, monitor_every=0))
     (out / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="model.safetensors"):
+    with pytest.raises(CheckpointError, match="model"):
         load_model(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,8 @@ class RunLog:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             temporary.replace(path)
             self.file: TextIO = path.open("a", encoding="utf-8")
+            self.thread_hook = threading.excepthook
+            threading.excepthook = self._unless_tensorboard
             self.tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step and start_step + 1)
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -103,6 +106,12 @@ class RunLog:
             for file in (self.file, self.tensorboard):
                 with contextlib.suppress(OSError):  # what could not be written has been reported by write
                     file.close()
+            threading.excepthook = self.thread_hook
+
+    def _unless_tensorboard(self, args: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread hands a full disk on to the next write, which reports it: no traceback besides."""
+        if not (issubclass(args.exc_type, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
+            self.thread_hook(args)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
