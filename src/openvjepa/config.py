@@ -253,6 +253,13 @@ class TrainConfig:
     overwrite: bool = False
     """Delete what an earlier run left in the run folder."""
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "save_every", "keep_last"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ConfigError("micro_batch must be at least 1")
+
 
 @dataclass(frozen=True)
 class PretrainConfig:
@@ -305,8 +312,8 @@ class ProbeConfig:
     """Clips along a video at evaluation; their softmax is averaged."""
     views: int = 1
     """Crops along the longer side of each clip at evaluation; their softmax is averaged."""
-    epochs: int = 20
-    """Epochs of the attentive probe; each shows one view of every training video."""
+    epochs: int | None = None
+    """Epochs of the attentive probe, each of one view of every training video; None: 20, more for small sets (300 steps)."""
     batch_size: int = 64
     """Clips in a step of the attentive probe."""
     lrs: tuple[float, ...] = (5e-3, 1e-3, 3e-4)
@@ -342,7 +349,8 @@ class ProbeConfig:
         if not self.lrs or not self.weight_decays:
             raise ConfigError("lrs and weight_decays must each hold at least one number")
         for name in ("train_views", "segments", "views", "epochs", "batch_size", "encode_batch"):
-            if getattr(self, name) < 1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1")
         if not (0 < self.val_share < 1 and 0 < self.test_share < 1 and self.val_share + self.test_share < 1):
             raise ConfigError("val_share and test_share must be above 0, and their sum below 1")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from pathlib import Path
 
+import av
 import pytest
+from rich.console import Console
 
 from openvjepa.data.index import check_index, read_index, stratified_split
 from openvjepa.data.synthetic import ShapesConfig, make_shapes
@@ -126,3 +129,56 @@ def test_check_reports_what_is_there(tmp_path: Path) -> None:
     assert report["sizes"] == {"32x32": 5}
     assert report["codecs"] == {"h264": 5}
     assert report["bad"] == {str(tmp_path / "videos" / "zz_empty.mp4"): "the file is empty"}
+
+
+def test_what_a_csv_says_about_its_videos(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("path,frames,fps,duration,label\na.mp4,250,25,10.0,x\nb.mp4,,,,y\n")
+    first, second = read_index(table).records
+    assert (first.frames, first.fps, first.duration) == (250, 25.0, 10.0)
+    assert (second.frames, second.fps, second.duration) == (None, None, None)
+    table.write_text("path,frames\na.mp4,250\nb.mp4,many\n")
+    with pytest.raises(DataError, match="line 3: not a number"):
+        read_index(table)
+
+
+def test_a_stray_folder_does_not_hide_the_videos_beside_it(tmp_path: Path) -> None:
+    touch(tmp_path / "a.mp4", tmp_path / "thumbnails" / "notes.txt")
+    index = read_index(tmp_path)
+    assert [Path(record.path).name for record in index.records] == ["a.mp4"]
+    assert index.classes is None
+
+
+def test_a_label_that_only_looks_like_a_number(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a.mp4 --5\n")
+    with pytest.raises(DataError, match="line 1: the label '--5'"):
+        read_index(tmp_path / "list.txt")
+
+
+def test_check_names_bad_damaged_and_missing_files(tmp_path: Path) -> None:
+    make_shapes(ShapesConfig(out=str(tmp_path), train=3, val=0, test=0, size=32, frames=24), workers=1)
+    first, second, third = sorted((tmp_path / "videos").iterdir())
+    data = bytearray(first.read_bytes())
+    with av.open(str(first)) as container:
+        packet = next(p for p in list(container.demux(video=0))[5:] if p.size > 20)
+    assert packet.pos is not None
+    data[packet.pos + 4 : packet.pos + packet.size] = bytes(packet.size - 4)
+    first.write_bytes(data)
+    second.write_text("not a video")
+    table = tmp_path / "list.csv"
+    table.write_text(
+        "".join(
+            f"{line}\n"
+            for line in ("path,label", *(f"videos/{p.name},a" for p in (first, second, third)), "gone.mp4,b")
+        )
+    )
+    report = check_index(table, workers=2)
+    assert report.bad == {str(second): report.bad[str(second)], str(tmp_path / "gone.mp4"): "no such file"}
+    assert "invalid data" in report.bad[str(second)]
+    assert report.damaged == {str(first): 1}
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(report.render())
+    text = console.export_text()
+    assert "2 bad, 1 damaged" in text
+    assert "1 packets cannot be decoded" in text
+    assert "a (3), b (1)" in text

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 from openvjepa.data.synthetic import write_video
@@ -201,3 +202,144 @@ def test_a_file_that_changes_is_read_anew(good: Path) -> None:
     assert open_video(good).frame_count == 60
     write_video(good, barcode(range(30)), fps=25)
     assert open_video(good).frame_count == 30
+
+
+@pytest.mark.parametrize(
+    ("extension", "codec"), [("avi", "libx264"), ("avi", "mpeg4"), ("ts", "mpeg2video"), ("webm", "libvpx")]
+)
+def test_reordered_and_hidden_frames(tmp_path: Path, extension: str, codec: str) -> None:
+    """B-frames are stored out of order, AVI has no time stamps of its own, and VP8 packets may show nothing."""
+    path = tmp_path / f"video.{extension}"
+    with av.open(str(path), "w") as container:
+        options = {"auto-alt-ref": "1", "lag-in-frames": "16"} if codec == "libvpx" else {"bf": "2"}
+        stream = container.add_stream(codec, rate=25, options={"g": "30", **options})
+        stream.width, stream.height, stream.pix_fmt = 352, 64, "yuv420p"
+        for pixels in barcode(range(90)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    video = open_video(path)
+    assert [read_number(frame) for frame in video.all_frames().frames] == list(range(90))
+    for start in (1, 29, 31, 44, 59, 74):
+        wanted = list(range(start, start + 16, 3))
+        assert [read_number(frame) for frame in video.frames(wanted).frames] == wanted
+
+
+# QuickTime's matrix maps (x, y), y downwards, to (ax + cy, bx + dy): 90 degrees clockwise is (0, 1, -1, 0).
+@pytest.mark.parametrize(("matrix", "quarters"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
+def test_rotation(tmp_path: Path, matrix: tuple[int, ...], quarters: int) -> None:
+    frames = np.zeros((3, 64, 96, 3), np.uint8)
+    frames[:, :16, :32] = (255, 0, 0)  # a red corner at the top left
+    path = tmp_path / "phone.mov"
+    write_video(path, frames, fps=25)
+    plain = open_video(path).all_frames().frames
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44
+    for place, value in zip((0, 4, 12, 16), matrix, strict=True):
+        data[at + place : at + place + 4] = (value * 65536).to_bytes(4, "big", signed=True)
+    path.write_bytes(data)
+    turned = open_video(path).all_frames().frames
+    np.testing.assert_array_equal(turned, np.rot90(plain, quarters, axes=(1, 2)))
+    info = probe(path)
+    assert (info.height, info.width) == turned.shape[1:3]
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "yuv444p", "gray"])
+def test_other_pixel_formats(tmp_path: Path, pix_fmt: str) -> None:
+    path = tmp_path / "video.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "10"})
+        stream.width, stream.height, stream.pix_fmt = 352, 64, pix_fmt
+        for pixels in barcode(range(40)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    assert [read_number(frame) for frame in open_video(path).frames([33, 7, 39]).frames] == [33, 7, 39]
+
+
+def test_large_frames_can_be_shrunk_while_reading(tmp_path: Path) -> None:
+    path = tmp_path / "large.mp4"
+    write_video(path, barcode(range(4), height=432, width=768), fps=25)
+    video = open_video(path)
+    assert video.frames([2]).frames.shape == (1, 432, 768, 3)
+    small = video.frames_at([0.05], short_side=216).frames
+    assert small.shape == (1, 216, 384, 3)
+    assert read_number(np.repeat(np.repeat(small[0], 2, axis=0), 2, axis=1)) == 1
+    assert open_video(FILES[0]).frames([0], short_side=64).frames.shape[1:3] == (256, 340)  # small enough already
+
+
+def test_threads_change_nothing() -> None:
+    for path in FILES[:3]:
+        wanted = [10, 140, 141, 190]
+        np.testing.assert_array_equal(
+            open_video(path, threads=4).frames(wanted).frames, open_video(path).frames(wanted).frames
+        )
+
+
+def test_one_frame_and_an_image_under_a_wrong_name(tmp_path: Path) -> None:
+    write_video(tmp_path / "one.mp4", barcode(range(5, 6)), fps=25)
+    encode_png(tmp_path / "image.mp4", barcode(range(9, 10))[0])
+    for name, number in (("one.mp4", 5), ("image.mp4", 9)):
+        video = open_video(tmp_path / name)
+        assert video.frame_count == 1
+        assert [read_number(frame) for frame in video.frames_at([0, 3.0]).frames] == [number, number]
+
+
+def test_an_mp4_cut_in_half_keeps_the_frames_before_the_cut(tmp_path: Path) -> None:
+    """Its index comes first and still promises everything."""
+    whole, half = tmp_path / "whole.mp4", tmp_path / "half.mp4"
+    with av.open(str(whole), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "12"})
+        stream.width, stream.height, stream.pix_fmt = 352, 64, "yuv420p"
+        for pixels in barcode(range(100)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    video = open_video(half)
+    assert 10 < video.frame_count < 90
+    wanted = list(range(video.frame_count - 2))
+    assert [read_number(frame) for frame in video.frames(wanted).frames] == wanted
+    assert probe(half).frames == video.frame_count
+
+
+def test_a_lost_frame_leaves_the_others_at_their_times(good: Path) -> None:
+    data = bytearray(good.read_bytes())
+    with av.open(str(good)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    key = max(i for i, packet in enumerate(packets) if packet.is_keyframe and i < 40)
+    last = packets[key - 1]  # nothing refers to the frame before a key frame
+    assert last.pos is not None
+    data[last.pos + 4 : last.pos + last.size] = bytes(last.size - 4)
+    good.write_bytes(data)
+    video = open_video(good)
+    batch = video.frames(range(60))
+    numbers = [read_number(frame) for frame in batch.frames]
+    assert batch.lost == 1
+    assert [n for i, n in enumerate(numbers) if n != i] == [numbers[numbers.index(key - 2)]]
+    assert probe(good).errors == 1
+
+
+def test_an_unknown_codec_is_an_error(good: Path) -> None:
+    good.write_bytes(good.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(VideoError, match="codec"):
+        open_video(good)
+
+
+def test_a_cover_picture_is_not_a_video(tmp_path: Path) -> None:
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("mjpeg", rate=1)
+        picture.width, picture.height, picture.pix_fmt = 352, 64, "yuvj420p"
+        picture.disposition = Disposition.attached_pic.value  # the number: PyAV 17 takes nothing else
+        container.mux(picture.encode(av.VideoFrame.from_ndarray(barcode(range(1))[0], format="rgb24")))
+        container.mux(picture.encode())
+    with pytest.raises(VideoError, match="no video stream"):
+        open_video(path)
+
+
+def test_frames_whose_size_changes_are_an_error(tmp_path: Path) -> None:
+    parts = [
+        encode(tmp_path / f"{width}.ts", barcode(range(20), width=width), "mpeg2video").read_bytes()
+        for width in (352, 416)
+    ]
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    with pytest.raises(VideoError, match="size of the frames changes"):
+        open_video(tmp_path / "both.ts").all_frames()

@@ -212,9 +212,10 @@ def test_a_disk_without_room_stops_before_the_work(
 ) -> None:
     calls = Calls(encoder)
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(subject.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(DataError, match=r"take 0\.0 GiB, and 0\.0 GiB are free.*--feature-dtype float16"):
-        run(encoder, index, tmp_path)
+    monkeypatch.setattr(subject.shutil, "disk_usage", lambda path: usage._replace(free=1 << 20))
+    big = replace(index, records=index.records * 1000)  # of 8 tokens x 24 channels x 4 bytes
+    with pytest.raises(DataError, match=r"6000 videos take 4\.4 MiB, and 1\.0 MiB are free.*--feature-dtype float16"):
+        run(encoder, big, tmp_path)
     assert calls.clips == 0
     assert not list(tmp_path.iterdir())
 

@@ -82,7 +82,7 @@ def test_probes_trained_together_are_those_trained_alone() -> None:
     together = train_attentive(*data, classes=4, num_heads=3, recipe=RECIPE)
     assert together.losses is not None
     for i, (lr, decay) in enumerate(RECIPE.grid):
-        recipe = Recipe((lr,), (decay,), RECIPE.epochs, RECIPE.batch_size, RECIPE.seed)
+        recipe = Recipe((lr,), (decay,), 3, 16, 3)
         alone = train_attentive(*data, classes=4, num_heads=3, recipe=recipe)
         assert alone.losses is not None
         np.testing.assert_allclose(together.losses[:, i], alone.losses[:, 0], rtol=0, atol=1e-6)
@@ -123,6 +123,13 @@ def test_averaged_softmax_is_numpys() -> None:
     by_hand = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     by_hand = np.stack([by_hand[:, :3].mean(1), by_hand[:, 3:].mean(1)], axis=1)
     np.testing.assert_allclose(average_softmax(torch.from_numpy(logits), 3).numpy(), by_hand, atol=1e-12)
+
+
+def test_small_sets_get_more_epochs() -> None:
+    assert Recipe().epochs_for(100_000) == 20
+    assert Recipe().epochs_for(128) == 150
+    assert Recipe(batch_size=16).epochs_for(100) == 43
+    assert Recipe(epochs=3).epochs_for(100) == 3
 
 
 def test_the_attentive_probe_finds_the_token_that_tells() -> None:
@@ -168,7 +175,7 @@ def test_linear_probe_is_scikit_learns(classes: int) -> None:
     val_x, val_y = toy(40, seed=2, classes=classes)
     found = train_linear(mean_tokens(x), y, mean_tokens(val_x), val_y, classes=classes)
     rows = x.mean(2).reshape(-1, 12)
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=found.chosen["C"], max_iter=300))
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=found.chosen["C"], max_iter=1000))
     pipeline.fit(rows, np.repeat(y, 2))
     truth = pipeline.predict_proba(val_x.mean(2).reshape(-1, 12)).reshape(40, 2, classes).mean(1)
     np.testing.assert_allclose(found.predict(val_x), truth, atol=2e-3)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +100,35 @@ def test_full_disk_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"cannot be written to \(No space left on device\)"):
             log.write(1, {"loss": 1.0})
         log.close()
+
+
+@pytest.mark.parametrize("room", [0, 400])
+def test_full_disk_in_tensorboards_thread_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    written = 0
+
+    def full(self: Any, data: bytes) -> None:
+        nonlocal written
+        written += len(data)
+        if written > room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def log_until_full() -> None:
+        log = RunLog(tmp_path, start_step=0, steps=2)
+        try:
+            for step in range(1000):
+                time.sleep(0.01)
+                log.write(step, {"loss": 1.0})
+        finally:
+            log.close()
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    others = threading.excepthook
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        log_until_full()
+    assert "Traceback" not in capsys.readouterr().err
+    assert threading.excepthook is others
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -20,16 +22,23 @@ from openvjepa.data.video import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, VideoInfo, 
 from openvjepa.errors import DataError, VideoError
 
 SPLITS = ("train", "val", "test")
-_OTHER_COLUMNS = frozenset(("path", "split", "frames", "fps", "duration"))
+_FACTS = {"frames": int, "fps": float, "duration": float}  # columns that describe a video, in VideoRecord's order
+_OTHER_COLUMNS = frozenset(("path", "split", *_FACTS))
 
 
 @dataclass(frozen=True)
 class VideoRecord:
-    """One video: its file, the number of its class and its split, where known."""
+    """One video: its file, and what the list says about it."""
 
     path: str
     label: int | None = None
+    """Number of its class."""
     split: str | None = None
+    frames: int | None = None
+    fps: float | None = None
+    """Frames per second."""
+    duration: float | None = None
+    """Seconds."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,8 @@ def read_index(source: str | Path, *, label: str | None = None) -> VideoIndex:
 
     Args:
         source: a folder of class folders (also train/, val/, test/ of them), a flat folder (no labels), a folder with an
-            index.csv, a CSV with a header (`path`, label columns, optional `split`; paths relative to it), or a list of
-            `path label` lines with integer labels.
+            index.csv, a CSV with a header (`path`, label columns, optional `split`, `frames`, `fps`, `duration`; paths
+            relative to it), a list of `path label` lines with integer labels, or a single file.
         label: CSV column of the label; None: `label`, or the only one there is. With several and no choice, the index
             has no labels.
 
@@ -75,8 +84,8 @@ def read_index(source: str | Path, *, label: str | None = None) -> VideoIndex:
         raise DataError(f"{path}: no such file or folder")
     if path.suffix.lower() in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS:
         return VideoIndex((VideoRecord(str(path)),), None, str(path))
-    first = _lines(path)[0][1]
-    return _read_csv(path, label) if "path" in next(csv.reader([first])) else _read_list(path)
+    header = next(csv.reader([_lines(path)[0][1]]))
+    return _read_csv(path, label) if "path" in (name.strip() for name in header) else _read_list(path)
 
 
 def stratified_split(index: VideoIndex, *, val: float, test: float, seed: int) -> VideoIndex:
@@ -109,13 +118,14 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 def _read_list(path: Path) -> VideoIndex:
     rows = []
+    expected = "'path label' (or, in line 1, the header of a CSV with a column 'path')"
     for number, line in _lines(path):
         parts = line.rsplit("::", 1) if "::" in line else line.rsplit(" ", 1)
         if len(parts) < 2:
-            raise DataError(f"{path}, line {number}: expected 'path label', found {line.strip()!r}")
-        if not parts[1].strip().lstrip("-").isdigit():
+            raise DataError(f"{path}, line {number}: expected {expected}, found {line.strip()!r}")
+        if not _is_whole(parts[1].strip()):
             raise DataError(f"{path}, line {number}: the label {parts[1].strip()!r} is not a whole number")
-        rows.append((parts[0].strip(), parts[1].strip(), None))
+        rows.append((VideoRecord(parts[0].strip()), parts[1].strip()))
     return _labelled(path, rows)
 
 
@@ -136,7 +146,11 @@ def _read_csv(path: Path, label: str | None) -> VideoIndex:
         split = row.get("split") or None
         if split and split not in SPLITS:
             raise DataError(f"{path}, line {number}: split {split!r} is not one of {', '.join(SPLITS)}")
-        rows.append((row["path"], row[column] if column else None, split))
+        try:
+            facts = [kind(row[name]) if row.get(name) else None for name, kind in _FACTS.items()]
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not a number in {', '.join(_FACTS)}: {error}") from None
+        rows.append((VideoRecord(row["path"], None, split, *facts), row[column] if column else None))
     if not rows:
         raise DataError(f"{path}: the list has a header but no videos")
     return _labelled(path, rows)
@@ -157,16 +171,16 @@ def _read_folder(path: Path) -> VideoIndex:
     folders = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
     if folders and {folder.name for folder in folders} <= set(SPLITS):
         rows = [
-            (str(file), group.name, split.name)
+            (VideoRecord(str(file), split=split.name), group.name)
             for split in folders
             for group in sorted(split.iterdir())
             if group.is_dir()
             for file in _media(group)
         ]
-    elif folders:
-        rows = [(str(file), folder.name, None) for folder in folders for file in _media(folder)]
     else:
-        rows = [(str(file), None, None) for file in _media(path)]
+        rows = [(VideoRecord(str(file)), folder.name) for folder in folders for file in _media(folder)]
+    if not rows:
+        rows = [(VideoRecord(str(file)), None) for file in _media(path)]
     if not rows:
         raise DataError(f"{path}: no videos in this folder or its class folders")
     return _labelled(path, rows)
@@ -177,19 +191,21 @@ def _media(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in extensions)
 
 
-def _labelled(path: Path, rows: Iterable[tuple[str, str | None, str | None]]) -> VideoIndex:
-    """Number the class names: integers by value, others by name."""
-    rows = list(rows)
-    names = {name for _, name, _ in rows if name}
-    numeric = all(name.lstrip("-").isdigit() for name in names)
+def _labelled(path: Path, rows: Sequence[tuple[VideoRecord, str | None]]) -> VideoIndex:
+    """Number the class names, integers by value and others by name; paths in a file are relative to its folder."""
+    names = {name for _, name in rows if name}
+    numeric = all(map(_is_whole, names))
     classes = tuple(sorted(names, key=int) if numeric else sorted(names))
     number = {name: i for i, name in enumerate(classes)}
-    folder = path if path.is_dir() else path.parent
+    folder = Path() if path.is_dir() else path.parent
     records = tuple(
-        VideoRecord(file if path.is_dir() else str(folder / file), number[name] if name else None, split)
-        for file, name, split in rows
+        replace(record, path=str(folder / record.path), label=number[name] if name else None) for record, name in rows
     )
     return VideoIndex(records, classes or None, str(path))
+
+
+def _is_whole(text: str) -> bool:
+    return re.fullmatch("-?[0-9]+", text) is not None
 
 
 @dataclass(frozen=True)
@@ -253,18 +269,21 @@ def check_index(source: str | Path, *, label: str | None = None, workers: int | 
     """Decode every video of an index completely, several at a time, and report what is there.
 
     Raises:
-        DataError: the index itself cannot be read.
+        DataError: the index itself cannot be read, or a decoding process was ended from outside.
     """
     index = read_index(source, label=label)
     paths = [record.path for record in index.records]
     good, bad = [], {}
-    with ProcessPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        results = track(pool.map(_probe, paths, chunksize=4), "decoding", total=len(paths), transient=True)
-        for path, result in zip(paths, results, strict=True):
-            if isinstance(result, VideoInfo):
-                good.append(result)
-            else:
-                bad[path] = result
+    try:
+        with ProcessPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+            results = track(pool.map(_probe, paths, chunksize=4), "decoding", total=len(paths), transient=True)
+            for path, result in zip(paths, results, strict=True):
+                if isinstance(result, VideoInfo):
+                    good.append(result)
+                else:
+                    bad[path] = result
+    except BrokenProcessPool:
+        raise DataError(f"{source}: a decoding process died, perhaps for lack of memory: use fewer workers") from None
     return CheckReport(index, tuple(good), bad)
 
 

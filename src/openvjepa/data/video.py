@@ -7,6 +7,7 @@ and goes back further when a file's seek lands too late (transport streams, intr
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -258,31 +259,21 @@ class _ToRGB:
         return np.rot90(pixels, frame.rotation // 90 % 4) if frame.rotation else pixels
 
 
-class _open:
+@contextlib.contextmanager
+def _open(path: str, threads: int) -> Iterator[tuple[Any, Any]]:
     """Context of (container, video stream) with the decoding threads set; FFmpeg's errors become VideoError."""
-
-    def __init__(self, path: str, threads: int) -> None:
-        self.path, self.threads = path, threads
-
-    def __enter__(self) -> tuple[Any, Any]:
-        try:
-            self.container = av.open(self.path)
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise VideoError(self.path, _reason(error, self.path)) from None
-        streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams or streams[0].codec_context is None:
-            self.container.close()
-            reason = "its codec is not known" if streams else "no video stream in it"
-            raise VideoError(self.path, reason)
-        stream = streams[0]
-        stream.thread_type = "AUTO" if self.threads > 1 else "NONE"
-        stream.codec_context.thread_count = self.threads
-        return self.container, stream
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.container.close()
-        if isinstance(error, av.error.FFmpegError):
-            raise VideoError(self.path, _reason(error, self.path)) from None
+    try:
+        with av.open(path) as container:
+            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+            if not streams:
+                raise VideoError(path, "no video stream in it")
+            if streams[0].codec_context is None:
+                raise VideoError(path, "its codec is not known")
+            streams[0].thread_type = "AUTO" if threads > 1 else "NONE"
+            streams[0].codec_context.thread_count = threads
+            yield container, streams[0]
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(path, _reason(error, path)) from None
 
 
 def _reason(error: Exception, path: str) -> str:
@@ -290,7 +281,7 @@ def _reason(error: Exception, path: str) -> str:
         return "no such file"
     if Path(path).is_file() and Path(path).stat().st_size == 0:
         return "the file is empty"
-    if isinstance(error, av.error.InvalidDataError):
+    if isinstance(error, (av.error.InvalidDataError, av.error.EOFError)):
         return "not a video that can be read, or damaged (invalid data)"
     return getattr(error, "strerror", None) or str(error)
 

@@ -312,9 +312,13 @@ def _check_room(encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: E
     free = shutil.disk_usage(cache_dir).free
     if needed > free:
         raise DataError(
-            f"{cache_dir}: the features of {len(index)} videos take {needed / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} GiB are free: {_SAVE_SPACE}"
+            f"{cache_dir}: the features of {len(index)} videos take {_size(needed)}, and {_size(free)} are free: "
+            f"{_SAVE_SPACE}"
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _write_cache(

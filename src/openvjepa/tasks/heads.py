@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from openvjepa.errors import ConfigError
@@ -30,7 +31,10 @@ Labels: TypeAlias = NDArray[np.int64]
 OnEpoch: TypeAlias = Callable[[int, dict[str, float]], None]
 
 CLIP_NORM = 1.0  # largest gradient norm of a probe (spec section 6)
-INVERSE_PENALTIES = (1e-3, 1e-2, 0.1, 1.0, 10.0)  # scikit-learn's C, of the linear probe
+LEAST_STEPS = 300  # of an attentive probe whose number of epochs is left open
+EPOCHS = 20  # of the published probes
+INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)  # scikit-learn's C, of the linear probe
+SMALL = 10_000_000  # numbers in a matrix that several threads multiply no faster than one
 NEIGHBOURS = (1, 5, 10, 20)
 ROWS = 256  # clips looked at together where nothing is trained
 
@@ -41,9 +45,18 @@ class Recipe:
 
     lrs: tuple[float, ...] = (5e-3, 1e-3, 3e-4)
     weight_decays: tuple[float, ...] = (0.01, 0.4)
-    epochs: int = 20
+    epochs: int | None = None
+    """None: 20 as published, but at least so many that the probe takes 300 steps (for small data sets)."""
     batch_size: int = 64
     seed: int = 0
+
+    def steps_per_epoch(self, videos: int) -> int:
+        """Steps in which every training video is shown once."""
+        return math.ceil(videos / self.batch_size)
+
+    def epochs_for(self, videos: int) -> int:
+        """Epochs on so many training videos."""
+        return self.epochs or max(EPOCHS, math.ceil(LEAST_STEPS / self.steps_per_epoch(videos)))
 
     @property
     def grid(self) -> list[tuple[float, float]]:
@@ -166,17 +179,17 @@ def train_attentive(
     device = device or torch.device("cpu")
     for head in heads:
         head.to(device)
-    steps = recipe.epochs * math.ceil(len(train_x) / recipe.batch_size)
+    epochs, steps = recipe.epochs_for(len(train_x)), recipe.steps_per_epoch(len(train_x))
     groups = [_groups(head, lr, decay) for head, (lr, decay) in zip(heads, recipe.grid, strict=True)]
     fused = device.type != "mps"  # several times faster for many small tensors
     optimizer = torch.optim.AdamW([group for pair in groups for group in pair], fused=fused)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
     losses, score = [], []
-    for epoch in range(recipe.epochs):
+    for epoch in range(epochs):
         rng = np.random.default_rng((recipe.seed, epoch))
         order, views = rng.permutation(len(train_x)), rng.integers(train_x.shape[1], size=len(train_x))
         loss, hits = torch.zeros(len(heads)), torch.zeros(len(heads))
-        for rows in np.array_split(order, steps // recipe.epochs):
+        for rows in np.array_split(order, steps):
             tokens = _to(train_x[rows, views[rows]], device)
             labels = torch.from_numpy(train_y[rows]).to(device)
             batch_loss, batch_hits = _step(heads, tokens, labels, optimizer)
@@ -302,9 +315,9 @@ def train_linear(
     rows, labels = scaler(train_x).reshape(-1, train_x.shape[-1]), np.repeat(train_y, train_x.shape[1])
     best: tuple[tuple[float, float], float, LinearClassifier] | None = None
     for penalty in INVERSE_PENALTIES:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the loosest penalties on separable data never end
-            solved = LogisticRegression(C=penalty, max_iter=300).fit(rows, labels)
+        with warnings.catch_warnings(), threadpool_limits(1 if rows.size < SMALL else None):
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a loose penalty may need more steps than it is worth
+            solved = LogisticRegression(C=penalty, max_iter=1000).fit(rows, labels)
         module = _linear_module(solved, scaler, classes)
         score = _score(_linear_probabilities(module, val_x), val_y)
         if best is None or score > best[0]:

@@ -17,6 +17,7 @@ from openvjepa.data.transforms import normalize
 from openvjepa.errors import DataError
 from openvjepa.model.jepa import JEPA
 from openvjepa.train.distributed import Runtime, make_runtime
+from openvjepa.train.logs import read_metrics
 from openvjepa.train.metrics import collapse_warning, feature_std, knn_accuracy, rankme
 from openvjepa.train.optim import ema_momentum
 from openvjepa.train.trainer import FitResult, accumulation, fit, open_run_dir
@@ -57,7 +58,8 @@ class CollapseMonitor:
         self.task, self.runtime = task, runtime
         clips, labels = _fixed_clips(index, config)
         self.clips, self.labels = clips, labels
-        self.first: dict[str, float] | None = None
+        record = read_metrics(Path(config.out) / "metrics.jsonl")  # of the run that is resumed
+        self.first = record[0] if record and "feature_std" in record[0] else None
 
     def __call__(self, step: int) -> dict[str, float]:
         """Monitor values at a step; prints a warning in words when the encoder is collapsing."""

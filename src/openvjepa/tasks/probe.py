@@ -164,7 +164,9 @@ def _train(
 ) -> dict[str, Outcome]:
     """Train all kinds of probes, the attentive one with its accuracy per epoch in metrics.jsonl and TensorBoard."""
     y = {name: np.array(index.labels, dtype=np.int64) for name, index in splits.items()}
-    log = RunLog(Path(config.out), start_step=0, steps=config.epochs, enabled="attentive" in config.kinds)
+    recipe = Recipe(config.lrs, config.weight_decays, config.epochs, config.batch_size, config.seed)
+    epochs = recipe.epochs_for(len(y["train"]))
+    log = RunLog(Path(config.out), start_step=0, steps=epochs, enabled="attentive" in config.kinds)
     last = time.monotonic()
 
     def on_epoch(epoch: int, figures: dict[str, float]) -> None:
@@ -185,7 +187,7 @@ def _train(
             classes=splits["train"].classes or (),
             num_heads=num_heads,
             kinds=config.kinds,
-            recipe=Recipe(config.lrs, config.weight_decays, config.epochs, config.batch_size, config.seed),
+            recipe=recipe,
             device=device,
             on_epoch=on_epoch,
         )

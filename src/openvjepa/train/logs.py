@@ -52,16 +52,12 @@ class RunLog:
         self.run_dir, self.steps, self.enabled, self.pace = run_dir, steps, enabled, Pace()
         if not enabled:
             return
-        path = run_dir / "metrics.jsonl"
-        kept = [line for line in read_metrics(path) if line["step"] <= start_step] if start_step else []
-        with _writing(run_dir):
-            temporary = path.with_suffix(".part")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            temporary.replace(path)
-            self.file: TextIO = path.open("a", encoding="utf-8")
-            self.thread_hook = threading.excepthook
-            threading.excepthook = self._unless_tensorboard
-            self.tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step and start_step + 1)
+        self.thread_hook, threading.excepthook = threading.excepthook, self._unless_tensorboard
+        try:
+            self._open(start_step)
+        except CheckpointError:
+            threading.excepthook = self.thread_hook
+            raise
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -73,6 +69,18 @@ class RunLog:
         self.bar = self.progress.add_task("train", total=steps, completed=start_step, figures="")
         self.progress.start()
         self.last_line = time.monotonic()
+
+    def _open(self, start_step: int) -> None:
+        path = self.run_dir / "metrics.jsonl"
+        kept = [line for line in read_metrics(path) if line["step"] <= start_step] if start_step else []
+        with _writing(self.run_dir):
+            temporary = path.with_suffix(".part")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            temporary.replace(path)
+            self.file: TextIO = path.open("a", encoding="utf-8")
+            self.tensorboard = SummaryWriter(
+                str(self.run_dir / "tensorboard"), purge_step=start_step and start_step + 1
+            )
 
     def advance(self, step: int, loss: float) -> None:
         """Show a finished step; without a terminal, as a line of text every 10 seconds."""
