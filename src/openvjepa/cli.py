@@ -103,10 +103,12 @@ def predict(verb: Verb, args: list[str]) -> int:
 
 def demo(verb: Verb, args: list[str]) -> int:
     """`vjepa demo`."""
-    from openvjepa.tasks.demo import DemoConfig
+    from openvjepa.config import DemoConfig
+
+    config = parse(verb, DemoConfig, args)
     from openvjepa.tasks.demo import demo as run
 
-    run(parse(verb, DemoConfig, args))
+    run(config)
     return 0
 
 

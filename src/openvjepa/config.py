@@ -386,6 +386,26 @@ class PredictConfig:
             raise ConfigError("top, segments and views must be at least 1")
 
 
+@dataclass(frozen=True)
+class DemoConfig:
+    """What `vjepa demo` can be told."""
+
+    out: str = "runs/demo"
+    """Folder to write; what an earlier demo left there is deleted."""
+    steps: int = 1500
+    """Steps of the pretraining."""
+    train: int = 768
+    """Videos to pretrain and train probes on."""
+    val: int = 192
+    """Videos to choose probes with."""
+    test: int = 384
+    """Videos to report accuracy on."""
+    seed: int = 0
+    """Videos, pretraining and probes follow from it."""
+    threads: int | None = None
+    """CPU threads; None: torch's choice."""
+
+
 def from_mapping(kind: type[ConfigT], values: Any, *, where: str = "configuration") -> ConfigT:
     """Make a config dataclass from plain values; unknown keys and wrong types are errors.
 

@@ -41,7 +41,7 @@ def encode(path: Path, frames: NDArray[np.uint8], codec: str, fps: int = 25) -> 
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+        stream.pix_fmt = {"gif": "rgb8", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
@@ -115,6 +115,9 @@ def test_frame_folder_and_still_image(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_video(tmp_path).frames([2, 0]).frames, images[[2, 0]])
     np.testing.assert_array_equal(open_video(tmp_path / "frame_001.png").all_frames().frames, images[1:2])
     assert probe(tmp_path).frames == 4
+    smooth = np.repeat(np.linspace(0, 255, 48, dtype=np.uint8)[None, :, None], 32, 0).repeat(3, 2)
+    encode(tmp_path / "photograph.jpg", smooth[None], "mjpeg")
+    assert np.abs(open_video(tmp_path / "photograph.jpg").all_frames().frames[0].astype(int) - smooth).mean() < 3
 
 
 def encode_png(path: Path, image: NDArray[np.uint8]) -> None:

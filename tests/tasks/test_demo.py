@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from openvjepa.config import DemoConfig
 from openvjepa.errors import ConfigError
-from openvjepa.tasks.demo import DemoConfig, demo
+from openvjepa.tasks.demo import demo
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ class Video:
                     break
         return found
 
-    def _decode_by_pts(self, wanted: list[int], rgb: _ToRGB) -> dict[int, NDArray[np.uint8]]:
+    def _decode_by_pts(self, wanted: list[int], rgb: _ToRGB, *, skip: bool = True) -> dict[int, NDArray[np.uint8]]:
         assert self._pts is not None
         by_pts = {int(self._pts[i]): i for i in wanted}
         first, best = min(by_pts), {}
@@ -174,7 +174,11 @@ class Video:
             for start in (first, first - guard, None):
                 if not _seek(container, stream, start):
                     continue
-                found = _read_from_here(container, stream, by_pts, rgb, may_be_late=start is None)
+                found, damaged = _read_from_here(container, stream, by_pts, rgb, may_be_late=start is None, skip=skip)
+                if (
+                    damaged and skip
+                ):  # frames that skipping leaves out help to patch the damage, as in a sequential decode
+                    return self._decode_by_pts(wanted, rgb, skip=False)
                 if len(found) == len(by_pts):
                     return found
                 if found and len(found) <= len(best):
@@ -184,23 +188,25 @@ class Video:
 
 
 def _read_from_here(
-    container: Any, stream: Any, by_pts: dict[int, int], rgb: _ToRGB, *, may_be_late: bool
-) -> dict[int, NDArray[np.uint8]]:
-    """Wanted frames {pts: number} as {number: pixels}; none if the first frame here already is later than the first wanted."""
+    container: Any, stream: Any, by_pts: dict[int, int], rgb: _ToRGB, *, may_be_late: bool, skip: bool
+) -> tuple[dict[int, NDArray[np.uint8]], bool]:
+    """Wanted frames {pts: number} as {number: pixels}, none if the first here already is too late; is the file damaged?"""
     found: dict[int, NDArray[np.uint8]] = {}
+    errors: list[str] = []
     first, last = min(by_pts), max(by_pts)
-    landed = may_be_late
-    for frame in _decode(container, stream, keep=by_pts.keys()):
+    landed, corrupt = may_be_late, False
+    for frame in _decode(container, stream, keep=by_pts.keys() if skip else None, errors=errors):
         if frame.pts is None:
             continue
         landed = landed or frame.pts <= first
         if not landed:
             break
+        corrupt = corrupt or frame.is_corrupt
         if frame.pts in by_pts:
             found[by_pts[frame.pts]] = rgb(frame)
         if frame.pts >= last:
             break
-    return found
+    return found, corrupt or bool(errors)
 
 
 def open_video(path: str | Path, *, threads: int = 1) -> Video:
@@ -301,7 +307,7 @@ def _seek(container: Any, stream: Any, start: int | None) -> bool:
 def _decode(
     container: Any, stream: Any, *, keep: Any = None, errors: list[str] | None = None
 ) -> Iterator[av.VideoFrame]:
-    """Frames from here on; packets that cannot be decoded are skipped (and noted in `errors`).
+    """Frames from here on; packets that cannot be decoded are passed over (and noted in `errors`).
 
     keep: time stamps of the wanted frames; others may be skipped where no wanted frame needs them.
     """
@@ -354,7 +360,7 @@ def _table(path: str, stamp: tuple[int, int]) -> _Table:
             return _Table(np.arange(len(decoded)) / rate, None, rate)
     times = (pts - pts[0]) * base
     fps = (len(times) - 1) / times[-1] if len(times) > 1 and times[-1] > 0 else rate
-    return _Table(times, pts if seekable else None, float(fps))
+    return _Table(times, pts if seekable and len(times) > 1 else None, float(fps))  # FFmpeg cannot seek in an image
 
 
 def _packet_pts(container: Any, stream: Any) -> tuple[NDArray[np.int64] | None, bool]:

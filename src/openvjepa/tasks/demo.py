@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openvjepa.config import PredictConfig, PretrainConfig, ProbeConfig, to_mapping
+from openvjepa.config import DemoConfig, PredictConfig, PretrainConfig, ProbeConfig, to_mapping
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.loader import EvalClips
@@ -37,26 +37,6 @@ from openvjepa.weights.hub import load_model, save_model, write_file
 LABELS = ("motion", "appearance")
 TRAIN_VIEWS = 3
 SHOWN = 6  # test videos in the report
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """What `vjepa demo` can be told."""
-
-    out: str = "runs/demo"
-    """Folder to write; what an earlier demo left there is deleted."""
-    steps: int = 1500
-    """Steps of the pretraining."""
-    train: int = 768
-    """Videos to pretrain and train probes on."""
-    val: int = 192
-    """Videos to choose probes with."""
-    test: int = 384
-    """Videos to report accuracy on."""
-    seed: int = 0
-    """Videos, pretraining and probes follow from it."""
-    threads: int | None = None
-    """CPU threads; None: torch's choice."""
 
 
 Results = dict[str, dict[str, dict[str, float]]]
@@ -193,7 +173,7 @@ def _probe_all(config: DemoConfig, recipe: PretrainConfig, data: Path, label: st
 
 
 def _probe_pixels(recipe: PretrainConfig, index: VideoIndex, seed: int) -> dict[str, Outcome]:
-    """The same probes on the pixels of each token, at half the resolution."""
+    """The same probes on the pixels of each token, at a quarter of the resolution."""
     train, val, test = (index.select(name) for name in ("train", "val", "test"))
     return probe_features(
         _pixel_tokens(recipe, train, TRAIN_VIEWS, seed),
@@ -208,20 +188,20 @@ def _probe_pixels(recipe: PretrainConfig, index: VideoIndex, seed: int) -> dict[
 
 
 def _pixel_tokens(recipe: PretrainConfig, index: VideoIndex, views: int, seed: int) -> NDArray[np.float32]:
-    """Pixels of each token, [n, views, N, 3 * tubelet * (patch / 2)^2]: the plain clip first, then random ones."""
+    """Pixels of each token, [n, views, N, 3 * tubelet * (patch / 4)^2]: the plain clip first, then random ones."""
     spec = ClipSpec(recipe.model.num_frames, recipe.data.frame_step, recipe.data.fps)
     plain = EvalClips(index, spec, recipe.model.image_hw)
     random = EvalClips(index, spec, recipe.model.image_hw, augment=views - 1, seed=seed) if views > 1 else None
     rows = []
     for i in range(len(index)):
         clips = torch.cat([plain[i][0], random[i][0]]) if random else plain[i][0]
-        rows.append(_unfold(F.avg_pool3d(normalize(clips), (1, 2, 2)), recipe).numpy())
+        rows.append(_unfold(F.avg_pool3d(normalize(clips), (1, 4, 4)), recipe).numpy())
     return np.stack(rows)
 
 
 def _unfold(clips: Tensor, recipe: PretrainConfig) -> Tensor:
-    """Clips [V, 3, T, H/2, W/2] -> the pixels of each token [V, N, 3 * tubelet * (patch / 2)^2]."""
-    patch = recipe.model.patch_size // 2
+    """Clips [V, 3, T, H/4, W/4] -> the pixels of each token [V, N, 3 * tubelet * (patch / 4)^2]."""
+    patch = recipe.model.patch_size // 4
     for axis, size in ((2, recipe.model.tubelet_size), (3, patch), (4, patch)):
         clips = clips.unfold(axis, size, size)
     return clips.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(4).flatten(1, 3)
