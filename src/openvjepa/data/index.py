@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from rich.console import Group, RenderableType
 from rich.progress import track
 from rich.table import Table
 
+from openvjepa.data.cores import usable_cores
 from openvjepa.data.video import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, VideoInfo, probe
 from openvjepa.errors import DataError, VideoError
 
@@ -275,7 +275,7 @@ def check_index(source: str | Path, *, label: str | None = None, workers: int | 
     paths = [record.path for record in index.records]
     good, bad = [], {}
     try:
-        with ProcessPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        with ProcessPoolExecutor(workers or min(8, usable_cores())) as pool:
             results = track(pool.map(_probe, paths, chunksize=4), "decoding", total=len(paths), transient=True)
             for path, result in zip(paths, results, strict=True):
                 if isinstance(result, VideoInfo):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from openvjepa.config import DataConfig, MaskingConfig, ModelConfig
 from openvjepa.data.clips import ClipSpec
+from openvjepa.data.cores import usable_cores
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.masks import sample_masks
 from openvjepa.data.transforms import eval_views, train_transform
@@ -200,7 +200,7 @@ def worker_count(data: DataConfig) -> int:
     """Loader processes: as asked for; otherwise none with a cache (each would fill its own), else cores - 1, at most 8."""
     if data.workers is not None:
         return data.workers
-    return 0 if data.cache else min(8, max(0, (os.cpu_count() or 1) - 1))
+    return 0 if data.cache else min(8, usable_cores() - 1)
 
 
 def _one_thread(worker: int) -> None:

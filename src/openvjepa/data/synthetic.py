@@ -8,7 +8,6 @@ whatever the motion is, and each motion has an opposite that passes through the 
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from openvjepa.data.cores import usable_cores
 from openvjepa.errors import ConfigError, DataError
 
 # name: (velocity right, velocity down, turns, growth) per clip; velocities in shares of the frame, growth as log2 of the size.
@@ -195,7 +195,7 @@ def make_shapes(config: ShapesConfig, *, workers: int | None = None) -> Path:
     jobs = list(_jobs(config))
     try:
         (out / "videos").mkdir(parents=True, exist_ok=True)
-        workers = min(8, os.cpu_count() or 1) if workers is None else workers
+        workers = min(8, usable_cores()) if workers is None else workers
         if workers > 1:
             with ProcessPoolExecutor(workers) as pool:
                 list(pool.map(_write_job, [config] * len(jobs), jobs, chunksize=8))
