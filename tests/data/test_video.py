@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.error
 import numpy as np
 import pytest
 from av.stream import Disposition
@@ -346,3 +348,36 @@ def test_frames_whose_size_changes_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "both.ts").write_bytes(b"".join(parts))
     with pytest.raises(VideoError, match="size of the frames changes"):
         open_video(tmp_path / "both.ts").all_frames()
+
+
+def test_a_still_jpeg(tmp_path: Path) -> None:
+    context = av.CodecContext.create("mjpeg", "w")
+    context.width, context.height, context.pix_fmt, context.time_base = 352, 64, "yuvj420p", Fraction(1)
+    frame = av.VideoFrame.from_ndarray(barcode(range(21, 22))[0], format="rgb24").reformat(format="yuvj420p")
+    (tmp_path / "still.jpg").write_bytes(b"".join(bytes(packet) for packet in context.encode(frame) + context.encode()))
+    batch = open_video(tmp_path / "still.jpg").frames_at([0.0, 1.0])
+    assert [read_number(frame) for frame in batch.frames] == [21, 21]
+    assert probe(tmp_path / "still.jpg").frames == 1
+
+
+def test_pixels_around_damage_do_not_depend_on_what_is_asked_for(good: Path) -> None:
+    """FFmpeg patches damage with whatever it has decoded, so all of it must be decoded there."""
+    data = bytearray(good.read_bytes())
+    with av.open(str(good)) as container:
+        for packet in list(container.demux(video=0))[5:35:10]:
+            assert packet.pos is not None
+            data[packet.pos + packet.size // 2] ^= 0xFF
+            data[packet.pos + 4 : packet.pos + 8] = bytes(4)
+    good.write_bytes(data)
+    with av.open(str(good)) as container:
+        sequential = {}
+        for packet in container.demux(video=0):
+            with contextlib.suppress(av.error.FFmpegError):
+                sequential.update({frame.pts: frame.to_ndarray(format="rgb24", threads=1) for frame in packet.decode()})
+    video = open_video(good)
+    whole = video.all_frames()
+    assert 0 < whole.lost == 60 - len(sequential)
+    for wanted in ([0, 7, 14], list(range(20, 44, 5)), [33, 37, 41, 45]):
+        batch = video.frames(wanted)
+        if batch.lost == 0:
+            np.testing.assert_array_equal(batch.frames, whole.frames[wanted])

@@ -295,10 +295,8 @@ def _reason(error: Exception, path: str) -> str:
 def _seek(container: Any, stream: Any, start: int | None) -> bool:
     """Go to the key frame before a time stamp (None: to the start of the file); False where the file cannot."""
     try:
-        if start is None:
-            container.seek(0) if stream.start_time is None else container.seek(int(stream.start_time), stream=stream)
-        else:
-            container.seek(start, stream=stream, backward=True)
+        offset = stream.start_time if start is None else start
+        container.seek(0) if offset is None else container.seek(int(offset), stream=stream, backward=True)
     except av.error.FFmpegError:
         return False
     return True
@@ -311,7 +309,7 @@ def _decode(
 
     keep: time stamps of the wanted frames; others may be skipped where no wanted frame needs them.
     """
-    context = stream.codec_context
+    context, errors = stream.codec_context, [] if errors is None else errors
     skip = keep is not None and stream.codec.canonical_name in _SKIPPABLE_CODECS
     packets = container.demux(stream)
     while True:
@@ -320,8 +318,7 @@ def _decode(
         except StopIteration:
             return
         except av.error.FFmpegError as error:  # the container breaks off here: what came before is good
-            if errors is not None:
-                errors.append(str(error))
+            errors.append(str(error))
             return
         if skip:
             context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in keep else "NONREF"
@@ -330,8 +327,7 @@ def _decode(
         except av.error.EOFError:
             return
         except av.error.FFmpegError as error:
-            if errors is not None:
-                errors.append(str(error))
+            errors.append(str(error))
 
 
 def _stamp(path: Path) -> tuple[int, int]:
