@@ -360,10 +360,7 @@ def _table(path: str, stamp: tuple[int, int]) -> _Table:
 
 
 def _packet_pts(container: Any, stream: Any) -> tuple[NDArray[np.int64] | None, bool]:
-    """Sorted time stamps of all frames, read from the packets; None unless each packet surely gives one frame.
-
-    The second value says whether frames can be found by time stamp at all.
-    """
+    """Sorted stamps of all frames, from the packets (None unless each surely gives one frame); may frames be sought by them?"""
     codec, in_avi = stream.codec.canonical_name, container.format.name == "avi"
     pts: list[int] = []
     plain, starts_with_key = codec in _PLAIN_CODECS, None
