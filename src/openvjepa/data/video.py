@@ -175,9 +175,7 @@ class Video:
                 if not _seek(container, stream, start):
                     continue
                 found, damaged = _read_from_here(container, stream, by_pts, rgb, may_be_late=start is None, skip=skip)
-                if (
-                    damaged and skip
-                ):  # frames that skipping leaves out help to patch the damage, as in a sequential decode
+                if damaged and skip:  # a sequential decode patches damage with frames that were skipped here
                     return self._decode_by_pts(wanted, rgb, skip=False)
                 if len(found) == len(by_pts):
                     return found
