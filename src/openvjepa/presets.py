@@ -61,7 +61,7 @@ def demo() -> PretrainConfig:
     """
     return PretrainConfig(
         model=ModelConfig(arch="vit_pico", img_size=64, predictor_embed_dim=64, predictor_depth=2, num_mask_tokens=1),
-        data=DataConfig(frame_step=1, crop_scale=(0.6, 1.0), hflip=0.0, cache=True),
+        data=DataConfig(frame_step=1, crop_scale=(0.8, 1.0), crop_ratio=(0.9, 1.1), hflip=0.0, cache=True),
         masking=MaskingConfig(masks=(MaskConfig(spatial_scale=(0.3, 0.3), temporal_scale=(0.5, 0.5)),)),
         objective=ObjectiveConfig(sigreg_coeff=20.0),
         optim=OptimConfig(lr=1e-3, start_lr=1e-5, warmup=0.1, final_weight_decay=0.04, ema=(0.998, 1.0)),
