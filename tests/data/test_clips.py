@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,15 @@ import torch
 from openvjepa.data.clips import ClipSpec, meta_frame_indices, read_clip
 from openvjepa.data.synthetic import write_video
 from openvjepa.data.video import open_video
+from openvjepa.errors import ConfigError
 
-CASES = json.loads((Path(__file__).parents[1] / "fixtures/vjepa/frames/v1_frame_indices.json").read_text())
+FRAMES = Path(__file__).parents[1] / "fixtures/vjepa/frames"
+CASES = [
+    case
+    for version in ("v1", "v2")
+    for case in json.loads((FRAMES / f"{version}_frame_indices.json").read_text())
+    if case["clip_indices"] is not None  # filtered out as too short, or a rate that the video does not have
+]
 
 
 @pytest.fixture
@@ -28,14 +36,22 @@ def numbers(clip: torch.Tensor) -> list[int]:
     return (clip.float().mean((1, 2, 3)) / 6).round().int().tolist()
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if not {"duration", "filter_short_videos"} & set(c["args"])])
+def frame_step(case: dict) -> int:
+    """The stride of a case, which may be given as a duration (V-JEPA 1) or as frames per second (V-JEPA 2)."""
+    args = case["args"]
+    if "duration" in args:
+        return int(args["duration"] * case["avg_fps"] / args["frames_per_clip"])
+    return args["frame_step"] if args["frame_step"] else math.ceil(case["avg_fps"]) // args["fps"]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_meta_parity(case: dict) -> None:
-    args = dict(case["args"])
+    args = case["args"]
     np.random.seed(case["np_random_seed"])
     clips = meta_frame_indices(
         case["num_frames"],
         frames_per_clip=args["frames_per_clip"],
-        frame_step=args["frame_step"],
+        frame_step=frame_step(case),
         num_clips=args["num_clips"],
         random_sampling=args.get("random_clip_sampling", True),
         allow_overlap=args.get("allow_clip_overlap", False),
@@ -58,6 +74,28 @@ def test_the_middle_by_default(video: Path) -> None:
 
 def test_a_short_video_stands_still_at_its_end(video: Path) -> None:
     assert numbers(read_clip(video, num_frames=8, frame_step=8)) == [0, 8, 16, 24, 32, 39, 39, 39]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"frame_step": 0},
+        {"frame_step": -4},
+        {"fps": 0.0},
+        {"fps": -2.0},
+        {"fps": math.nan},
+        {"num_frames": 0},
+        {"frame_step": None},
+    ],
+)
+def test_an_impossible_clip_is_an_error(video: Path, wrong: dict) -> None:
+    with pytest.raises(ConfigError):
+        read_clip(video, **wrong)
+
+
+def test_a_clip_has_one_rate() -> None:
+    with pytest.raises(ConfigError, match="exactly one"):
+        ClipSpec(frame_step=4, fps=8)
 
 
 def test_segments_reach_from_start_to_end(video: Path) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from openvjepa.config import DataConfig, MaskingConfig, ModelConfig
+from openvjepa.config import DataConfig, MaskConfig, MaskingConfig, ModelConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
 from openvjepa.data.synthetic import ShapesConfig, make_shapes
 from openvjepa.errors import ConfigError, DataError
 
+DAMAGED = Path(__file__).parents[1] / "fixtures/damaged/h264.mp4"
 MODEL = ModelConfig(arch="vit_femto", img_size=32, num_frames=8, patch_size=8)
 
 
@@ -31,7 +34,7 @@ def batches(
 ) -> list[dict]:
     dataset = PretrainBatches(
         tuple(str(s) for s in sources),
-        DataConfig(frame_step=1, **{"workers": 0, "label": "motion", **data}),
+        DataConfig(**{"frame_step": 1, "workers": 0, "label": "motion", **data}),
         MODEL,
         MaskingConfig(),
         seed=5,
@@ -65,6 +68,27 @@ def test_same_batches_with_a_cache(shapes: Path) -> None:
     assert_same(batches([shapes]), batches([shapes], cache=True))
 
 
+def test_same_batches_with_a_cache_of_damaged_videos(tmp_path: Path) -> None:
+    shutil.copy(DAMAGED, tmp_path / "damaged.mp4")
+    options = {"label": None, "steps": 2, "frame_step": 4}
+    assert_same(batches([tmp_path], **options), batches([tmp_path], cache=True, **options))
+
+
+def test_same_batches_in_spawned_workers(shapes: Path) -> None:
+    dataset = PretrainBatches((str(shapes),), DataConfig(frame_step=1), MODEL, MaskingConfig(), seed=0, micro_batch=2)
+    spawned = DataLoader(dataset, batch_size=None, sampler=range(2), num_workers=1, multiprocessing_context="spawn")
+    assert_same(list(spawned), [dataset[0], dataset[1]])
+
+
+def test_impossible_masks_and_seeds_fail_before_any_batch(shapes: Path) -> None:
+    whole = MaskingConfig((MaskConfig(spatial_scale=(1.0, 1.0), aspect_ratio=(1.0, 1.0)),))
+    data = DataConfig(frame_step=1)
+    with pytest.raises(ConfigError, match="cover the whole grid"):
+        PretrainBatches((str(shapes),), data, MODEL, whole, seed=0, micro_batch=2)
+    with pytest.raises(ConfigError, match="seed -1 is negative"):
+        PretrainBatches((str(shapes),), data, MODEL, MaskingConfig(), seed=-1, micro_batch=2)
+
+
 def test_clips_of_a_step_do_not_depend_on_how_it_is_divided(shapes: Path) -> None:
     whole = torch.cat([batch["clips"] for batch in batches([shapes])])
     accumulated = torch.cat([batch["clips"] for batch in batches([shapes], accumulate=3)])
@@ -91,6 +115,20 @@ def test_sources_are_mixed_by_weight(shapes: Path, tmp_path: Path) -> None:
     assert (drawn >= 16).mean() == pytest.approx(0.75, abs=0.04)
     with pytest.raises(ConfigError, match="one positive weight"):
         PretrainBatches((str(shapes),), data, MODEL, MaskingConfig(), seed=0, micro_batch=4)
+
+
+def test_bad_files_leave_the_weights_of_the_sources_alone(shapes: Path, tmp_path: Path) -> None:
+    for i, record in enumerate(read_index(shapes).records[:2]):
+        shutil.copy(record.path, tmp_path / f"good{i}.mp4")
+    (tmp_path / "bad.mp4").write_bytes(b"x" * 100)
+    data = DataConfig(frame_step=1, mix=(1.0, 3.0), cache=True)
+    dataset = PretrainBatches((str(shapes), str(tmp_path)), data, MODEL, MaskingConfig(), seed=0, micro_batch=4)
+    readable, read = dataset.reader.frames, []
+    dataset.reader.frames = lambda path, *rest: (read.append(path), readable(path, *rest))[1]  # type: ignore[method-assign]
+    for number in range(600):
+        dataset._sample(number, {})
+    assert len(read) == 600
+    assert np.mean([str(tmp_path) in path for path in read]) == pytest.approx(0.75, abs=0.06)
 
 
 def with_bad(shapes: Path, folder: Path, bad: int) -> Path:
@@ -132,6 +170,8 @@ def test_evaluation_clips(shapes: Path, tmp_path: Path) -> None:
     clips, number, error = fixed[1]
     assert (clips.shape, number, error) == ((6, 3, 8, 32, 32), 1, "")
     assert fixed[3][2] == "the file is empty"
+    parallel = DataLoader(fixed, batch_size=None, num_workers=2)
+    assert all(torch.equal(item[0], fixed[i][0]) for i, item in enumerate(parallel))
     random = EvalClips(index, spec, (32, 32), augment=3, seed=1)
     assert torch.equal(random[0][0], EvalClips(index, spec, (32, 32), augment=3, seed=1)[0][0])
     assert not torch.equal(random[0][0], EvalClips(index, spec, (32, 32), augment=3, seed=2)[0][0])

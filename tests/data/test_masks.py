@@ -109,3 +109,18 @@ def test_limits_on_the_context() -> None:
 def test_a_mask_without_context_is_an_error(config: MaskConfig) -> None:
     with pytest.raises(ConfigError):
         sample_masks((config,), GRID, 2, generator=generator())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_blocks", 0),
+        ("spatial_scale", (-0.1, 0.5)),
+        ("temporal_scale", (0.5, 1.5)),
+        ("aspect_ratio", (0.0, 1.0)),
+        ("max_keep", 0),
+    ],
+)
+def test_a_setting_out_of_its_range_is_named(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} of a mask is"):
+        sample_masks((MaskConfig(**{name: value}),), GRID, 2, generator=generator())

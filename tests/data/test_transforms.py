@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from openvjepa.data.transforms import eval_views, normalize, random_box, train_transform
+from openvjepa.data.transforms import channels_first, eval_views, normalize, random_box, resize, train_transform
 
-FIXTURES = load_file(Path(__file__).parents[1] / "fixtures/vjepa/transforms/transforms.safetensors")
+FOLDER = Path(__file__).parents[1] / "fixtures/vjepa/transforms"
+FIXTURES = load_file(FOLDER / "transforms.safetensors")
+META = json.loads((FOLDER / "transforms_meta.json").read_text())
 ONE_LEVEL = 1.01 / 255 / 0.224
 
 
@@ -37,6 +42,22 @@ def test_reduced_views_differ_by_antialiasing_only(name: str) -> None:
     for a, b in zip(ours, reference, strict=True):
         assert a.shape == b.shape
         assert torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", ["square", "exact"])  # crops that are enlarged: antialiasing changes nothing
+def test_an_enlarged_training_crop_is_within_a_grey_level_of_the_reference(name: str) -> None:
+    top, left, h, w = META[f"{name}.crop_ijhw_seed3"]
+    clip = channels_first(FIXTURES[f"{name}.video"].numpy())[:, :, top : top + h, left : left + w]
+    ours = normalize(resize(clip, (32, 32)).transpose(0, 1)[None])[0]
+    torch.testing.assert_close(ours, FIXTURES[f"{name}.pretrain_seed3"], rtol=0, atol=ONE_LEVEL)
+
+
+@pytest.mark.parametrize(("source", "size"), [((96, 128), (64, 64)), ((40, 50), (64, 48)), ((240, 320), (224, 224))])
+def test_resizing_is_within_a_grey_level_of_pillow(source: tuple[int, int], size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1, *source, 3), dtype=np.uint8)
+    ours = resize(channels_first(image), size)[0].permute(1, 2, 0).numpy()
+    pillow = np.asarray(Image.fromarray(image[0]).resize(size[::-1], Image.Resampling.BILINEAR))
+    assert np.abs(ours.astype(int) - pillow).max() <= 1
 
 
 def test_training_crop_equals_slicing_when_nothing_is_resized() -> None:

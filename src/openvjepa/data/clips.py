@@ -11,19 +11,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openvjepa.data.video import Video, open_video
+from openvjepa.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """A clip of `num_frames`, every `frame_step`-th of the video or `fps` of them a second (exactly one is given)."""
+    """A clip of `num_frames`, every `frame_step`-th of the video or `fps` of them a second (exactly one is given).
+
+    Raises:
+        ConfigError: not exactly one of frame_step and fps, or a number that is not above 0.
+    """
 
     num_frames: int = 16
     frame_step: int | None = 4
     fps: float | None = None
 
+    def __post_init__(self) -> None:
+        if (self.frame_step is None) == (self.fps is None):
+            raise ConfigError("give exactly one of frame_step and fps")
+        for name in ("num_frames", "frame_step", "fps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:  # "not above" also catches nan
+                raise ConfigError(f"{name} of a clip is {value}: it must be above 0")
+
     def seconds_per_frame(self, video: Video) -> float:
         """Time between two frames of the clip."""
-        return 1 / self.fps if self.fps else (self.frame_step or 1) / video.fps
+        return 1 / self.fps if self.fps is not None else (self.frame_step or 1) / video.fps
 
     def room(self, video: Video) -> float:
         """Latest start of a clip that ends with the video, s; 0 where the video is shorter than a clip."""
@@ -70,9 +83,10 @@ def read_clip(
         uint8 [num_frames, H, W, 3], RGB, upright. A video that is shorter than the clip ends on its last frame, repeated.
 
     Raises:
+        ConfigError: num_frames, frame_step or fps is not above 0.
         VideoError: the file cannot be read.
     """
-    spec = ClipSpec(num_frames, None if fps else frame_step, fps)
+    spec = ClipSpec(num_frames, frame_step if fps is None else None, fps)
     video = open_video(path)
     begin = spec.segment_starts(video, 1)[0] if start is None else start
     return torch.from_numpy(video.frames([int(i) for i in spec.indices(video, begin)]).frames)

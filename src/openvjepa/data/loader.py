@@ -26,16 +26,26 @@ _MAX_RETRIES = 20
 
 
 def seeded(*key: int) -> torch.Generator:
-    """A generator that depends on the whole key, and differs for any other."""
+    """A generator that depends on the whole key: another stream for any other key of the same length.
+
+    Raises:
+        ConfigError: the seed, which comes first, is negative.
+    """
+    if key[0] < 0:
+        raise ConfigError(f"seed {key[0]} is negative: choose 0 or more")
     state = np.random.SeedSequence(key).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
 
 class FrameReader:
-    """Reads the frames of clips; with `cache`, keeps every decoded video in memory."""
+    """Reads the frames of clips; with `cache`, keeps every decoded video in memory.
+
+    A damaged video is not kept: what stands in for a lost frame depends on which frames are asked for, and clips must be
+    the same with and without a cache.
+    """
 
     def __init__(self, *, cache: bool, threads: int = 1) -> None:
-        self.cache: dict[str, tuple[Video, NDArray[np.uint8]]] | None = {} if cache else None
+        self.cache: dict[str, tuple[Video, NDArray[np.uint8] | None]] | None = {} if cache else None
         self.threads = threads
 
     def video(self, path: str) -> Video:
@@ -45,11 +55,19 @@ class FrameReader:
     def frames(self, path: str, spec: ClipSpec, start: float, video: Video) -> NDArray[np.uint8]:
         """Frames of the clip that starts at `start` s, uint8 [T, H, W, 3]."""
         indices = spec.indices(video, start)
-        if self.cache is None:
-            return video.frames([int(i) for i in indices]).frames
-        if path not in self.cache:
-            self.cache[path] = (video, video.all_frames().frames)
-        return self.cache[path][1][indices]
+        if self.cache is not None and path not in self.cache:
+            self.cache[path] = (video, _undamaged(video))
+        whole = self.cache[path][1] if self.cache is not None else None
+        return video.frames([int(i) for i in indices]).frames if whole is None else whole[indices]
+
+
+def _undamaged(video: Video) -> NDArray[np.uint8] | None:
+    """All frames, uint8 [frames, H, W, 3]; None when some cannot be decoded."""
+    try:
+        batch = video.all_frames()
+    except VideoError:
+        return None
+    return None if batch.lost else batch.frames
 
 
 class PretrainBatches(Dataset[Batch]):
@@ -77,7 +95,10 @@ class PretrainBatches(Dataset[Batch]):
         if data.mix is not None and (len(data.mix) != len(sources) or min(data.mix) <= 0):
             raise ConfigError(f"mix {data.mix} must give one positive weight for each of the {len(sources)} sources")
         self.records = [record for index in self.indices for record in index.records]
+        self.ends = np.cumsum([len(index) for index in self.indices])  # of each source in records
         self.spec = ClipSpec(model.num_frames, data.frame_step, data.fps)
+        # Impossible masks and seeds fail here, before a run folder is made.
+        sample_masks(masking.masks, model.grid, 1, generator=seeded(seed, _MASK))
         self.reader = FrameReader(cache=data.cache)
         self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
@@ -124,7 +145,7 @@ class PretrainBatches(Dataset[Batch]):
                 frames = self.reader.frames(record.path, self.spec, start, video)
             except VideoError as error:
                 bad[record.path] = error.reason
-                which = int(torch.randint(len(self.records), (), generator=seeded(self.seed, _RETRY, number, attempt)))
+                which = self._replacement(which, number, attempt)
                 continue
             clip = train_transform(
                 frames,
@@ -149,8 +170,15 @@ class PretrainBatches(Dataset[Batch]):
         rng = np.random.default_rng((self.seed, _MIX, number))
         weights = np.asarray(self.data.mix) / sum(self.data.mix)
         source = int(rng.choice(len(weights), p=weights))
-        offset = sum(len(index) for index in self.indices[:source])
-        return offset + int(rng.integers(len(self.indices[source])))
+        return int(self.ends[source]) - len(self.indices[source]) + int(rng.integers(len(self.indices[source])))
+
+    def _replacement(self, which: int, number: int, attempt: int) -> int:
+        """A random video in place of an unreadable one; where sources have weights, of the same source, which keeps them."""
+        first, end = 0, len(self.records)
+        if self.data.mix is not None:
+            source = int(np.searchsorted(self.ends, which, side="right"))
+            first, end = int(self.ends[source]) - len(self.indices[source]), int(self.ends[source])
+        return int(torch.randint(first, end, (), generator=seeded(self.seed, _RETRY, number, attempt)))
 
 
 class PretrainLoader:

@@ -49,10 +49,11 @@ def sample_masks(
         For each mask (context ids int64 [B, Ke], predicted ids int64 [B, Kp]), ascending and disjoint.
 
     Raises:
-        ConfigError: the mask never leaves a context.
+        ConfigError: a setting is out of its range, or the mask never leaves a context.
     """
     pairs = []
     for config in masks:
+        _check(config)
         if config.kind == "tube":
             pairs.append(_stack([_tube(config, grid, generator) for _ in range(batch_size)], None, "first", generator))
             continue
@@ -61,6 +62,19 @@ def sample_masks(
         predicted = [multiblock(config, grid, block, generator) for _ in range(batch_size)]
         pairs.append(_stack(predicted, config.max_keep, truncation, generator))
     return pairs
+
+
+def _check(config: MaskConfig) -> None:
+    """Refuse settings that would give no context, nothing to predict, or blocks longer than the clip."""
+    for name, valid, rule in (
+        ("num_blocks", config.num_blocks >= 1, "at least 1"),
+        ("spatial_scale", min(config.spatial_scale) > 0, "above 0"),
+        ("temporal_scale", min(config.temporal_scale) >= 0 and max(config.temporal_scale) <= 1, "from 0 to 1"),
+        ("aspect_ratio", min(config.aspect_ratio) > 0, "above 0"),
+        ("max_keep", config.max_keep is None or config.max_keep >= 1, "at least 1, or null for no limit"),
+    ):
+        if not valid:
+            raise ConfigError(f"{name} of a mask is {getattr(config, name)}: it must be {rule}")
 
 
 def block_size(config: MaskConfig, grid: TokenGrid, generator: torch.Generator) -> BlockSize:
