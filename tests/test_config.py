@@ -40,6 +40,10 @@ def test_every_preset_survives_yaml(name: str, tmp_path: Path) -> None:
         ({"model": {"num_frames": 15}}, "does not divide"),
         ({"train": {"steps": "many"}}, "train.steps"),
         ({"data": {"fps": 4.0}}, "exactly one of frame_step and fps"),
+        ({"data": {"crop_ratio": [0, 1]}}, "crop_ratio"),
+        ({"data": {"crop_scale": [1, 0.5]}}, "crop_scale"),
+        ({"data": {"workers": -1}}, "workers -1"),
+        ({"data": {"max_bad": -0.1}}, "max_bad"),
         ({"masking": {"masks": [{"kind": "stripes"}]}}, "masking.masks.0.kind"),
     ],
 )

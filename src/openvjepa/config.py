@@ -169,6 +169,14 @@ class DataConfig:
             raise ConfigError(
                 "give exactly one of frame_step and fps (the other is None on the command line, null in YAML)"
             )
+        for name in ("crop_scale", "crop_ratio"):
+            least, most = getattr(self, name)
+            if not 0 < least <= most:
+                raise ConfigError(f"{name} {least}, {most}: give two numbers above 0, the smaller one first")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"workers {self.workers}: give 0 or more")
+        if not 0 <= self.max_bad <= 1 or not 0 <= self.hflip <= 1:
+            raise ConfigError("max_bad and hflip must lie in 0..1")
 
 
 @dataclass(frozen=True)
