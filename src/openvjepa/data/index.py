@@ -193,15 +193,19 @@ def _media(folder: Path) -> list[Path]:
 
 def _labelled(path: Path, rows: Sequence[tuple[VideoRecord, str | None]]) -> VideoIndex:
     """Number the class names, integers by value and others by name; paths in a file are relative to its folder."""
-    names = {name for _, name in rows if name}
-    numeric = all(map(_is_whole, names))
-    classes = tuple(sorted(names, key=int) if numeric else sorted(names))
+    classes = sorted_classes({name for _, name in rows if name})
     number = {name: i for i, name in enumerate(classes)}
     folder = Path() if path.is_dir() else path.parent
     records = tuple(
         replace(record, path=str(folder / record.path), label=number[name] if name else None) for record, name in rows
     )
     return VideoIndex(records, classes or None, str(path))
+
+
+def sorted_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names in the order of their numbers: by value if all are whole numbers, else by name."""
+    names = list(names)
+    return tuple(sorted(names, key=int) if all(map(_is_whole, names)) else sorted(names))
 
 
 def _is_whole(text: str) -> bool:

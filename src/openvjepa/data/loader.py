@@ -44,13 +44,12 @@ class FrameReader:
     the same with and without a cache.
     """
 
-    def __init__(self, *, cache: bool, threads: int = 1) -> None:
+    def __init__(self, *, cache: bool) -> None:
         self.cache: dict[str, tuple[Video, NDArray[np.uint8] | None]] | None = {} if cache else None
-        self.threads = threads
 
     def video(self, path: str) -> Video:
         """The open video."""
-        return self.cache[path][0] if self.cache and path in self.cache else open_video(path, threads=self.threads)
+        return self.cache[path][0] if self.cache and path in self.cache else open_video(path)
 
     def frames(self, path: str, spec: ClipSpec, start: float, video: Video) -> NDArray[np.uint8]:
         """Frames of the clip that starts at `start` s, uint8 [T, H, W, 3]."""
@@ -194,7 +193,7 @@ class PretrainLoader:
             sampler=range(start_step * dataset.accumulate, steps * dataset.accumulate),
             num_workers=workers,
             pin_memory=pin_memory,
-            worker_init_fn=_one_thread if workers else None,
+            worker_init_fn=one_thread if workers else None,
             prefetch_factor=4 if workers else None,
             generator=torch.Generator(),  # its own: else a new loader draws from the run's, and a resume is not exact
         )
@@ -231,7 +230,8 @@ def worker_count(data: DataConfig) -> int:
     return 0 if data.cache else min(8, usable_cores() - 1)
 
 
-def _one_thread(worker: int) -> None:
+def one_thread(worker: int) -> None:
+    """Start of a loader process: the processes together already use all cores."""
     torch.set_num_threads(1)
 
 

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from openvjepa.config import DataConfig, to_yaml
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex
-from openvjepa.data.loader import EvalClips, worker_count
+from openvjepa.data.loader import EvalClips, one_thread, worker_count
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.grid import TokenGrid
@@ -238,7 +238,7 @@ def encode_videos(
         _Clips(index, plan),
         batch_size=max(1, settings.batch_size // plan.clips),
         num_workers=min(worker_count(DataConfig(workers=settings.workers)), len(index) // 4),
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
     )
     item = 0
     with _Meter(f"encoding {name}", len(index)) as meter:
@@ -254,10 +254,6 @@ def encode_videos(
                 yield item, reason or next(features)
                 item += 1
             meter.show(item)
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
 
 
 class _Meter:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 
 from openvjepa.config import ProbeConfig
-from openvjepa.data.index import VideoIndex, read_index, stratified_split
+from openvjepa.data.index import VideoIndex, read_index, sorted_classes, stratified_split
 from openvjepa.errors import ConfigError, DataError
 
 
@@ -90,13 +89,8 @@ def _same_classes(splits: dict[str, VideoIndex]) -> dict[str, VideoIndex]:
     """Number the classes alike in all splits, in the order of their indices."""
     used = {name for index in splits.values() for name in ((index.classes or ())[i] for i in set(index.labels))}
     order = dict.fromkeys(name for index in splits.values() for name in index.classes or () if name in used)
-    number = {name: i for i, name in enumerate(_sorted(order))}
+    number = {name: i for i, name in enumerate(sorted_classes(order))}
     return {split: _renumbered(index, number) for split, index in splits.items()}
-
-
-def _sorted(names: Iterable[str]) -> list[str]:
-    names = list(names)
-    return sorted(names, key=int) if all(name.lstrip("-").isdigit() for name in names) else sorted(names)
 
 
 def _renumbered(index: VideoIndex, number: dict[str, int]) -> VideoIndex:
