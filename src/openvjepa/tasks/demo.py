@@ -74,7 +74,8 @@ def demo(config: DemoConfig) -> Results:
     finished("pretrain")
 
     _say("3/5 Probing frozen features: pretrained, untrained, raw pixels")
-    outcomes = {label: _probe_all(config, recipe, data, label) for label in LABELS}
+    pixels = _pixel_features(recipe, read_index(data), config.seed)
+    outcomes = {label: _probe_all(config, recipe, data, label, pixels) for label in LABELS}
     finished("probe")
 
     _say("4/5 Naming the motion in videos that it has not seen")
@@ -148,7 +149,9 @@ def _recipe(config: DemoConfig, data: Path) -> PretrainConfig:
     )
 
 
-def _probe_all(config: DemoConfig, recipe: PretrainConfig, data: Path, label: str) -> dict[str, dict[str, Outcome]]:
+def _probe_all(
+    config: DemoConfig, recipe: PretrainConfig, data: Path, label: str, pixels: dict[str, NDArray[np.float32]]
+) -> dict[str, dict[str, Outcome]]:
     """Outcome by features and kind of probe."""
     out = Path(config.out)
     settings = ProbeConfig(
@@ -168,20 +171,28 @@ def _probe_all(config: DemoConfig, recipe: PretrainConfig, data: Path, label: st
         cache = str(out / "features")
         outcomes[name] = probe(replace(settings, model=str(model), out=str(run), cache_dir=cache)).outcomes
     print(f"\n{label}, raw pixels", flush=True)
-    outcomes["pixels"] = _probe_pixels(recipe, read_index(data, label=label), config.seed)
+    outcomes["pixels"] = _probe_pixels(recipe, read_index(data, label=label), pixels)
     return outcomes
 
 
-def _probe_pixels(recipe: PretrainConfig, index: VideoIndex, seed: int) -> dict[str, Outcome]:
-    """The same probes on the pixels of each token, at a quarter of the resolution."""
-    train, val, test = (index.select(name) for name in ("train", "val", "test"))
+def _pixel_features(recipe: PretrainConfig, index: VideoIndex, seed: int) -> dict[str, NDArray[np.float32]]:
+    """The pixels of each token, at a quarter of the resolution, by split; both labels are probed on them."""
+    views = {"train": TRAIN_VIEWS, "val": 1, "test": 1}
+    return {name: _pixel_tokens(recipe, index.select(name), count, seed) for name, count in views.items()}
+
+
+def _probe_pixels(
+    recipe: PretrainConfig, index: VideoIndex, pixels: dict[str, NDArray[np.float32]]
+) -> dict[str, Outcome]:
+    """The same probes on raw pixels."""
+    labels = {name: np.array(index.select(name).labels) for name in pixels}
     return probe_features(
-        _pixel_tokens(recipe, train, TRAIN_VIEWS, seed),
-        np.array(train.labels),
-        _pixel_tokens(recipe, val, 1, seed),
-        np.array(val.labels),
-        _pixel_tokens(recipe, test, 1, seed),
-        np.array(test.labels),
+        pixels["train"],
+        labels["train"],
+        pixels["val"],
+        labels["val"],
+        pixels["test"],
+        labels["test"],
         classes=index.classes or (),
         num_heads=recipe.model.dims.num_heads,
     )
