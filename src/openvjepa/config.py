@@ -18,7 +18,8 @@ from openvjepa.grid import TokenGrid
 
 ConfigT = TypeVar("ConfigT")
 
-# name: (embed_dim, depth, num_heads, MLP hidden / embed_dim). Spec section 1.1; the first two are for the demo.
+# name: (embed_dim, depth, num_heads, MLP hidden / embed_dim). Spec section 1.1; the first two are for the demo. The
+# gigantic one is that of V-JEPA 2.1 (ratio 64/13); V-JEPA 1 and 2 released none.
 ENCODER_SIZES: dict[str, tuple[int, int, int, float]] = {
     "vit_femto": (96, 4, 3, 4.0),
     "vit_pico": (128, 4, 4, 4.0),
@@ -29,7 +30,7 @@ ENCODER_SIZES: dict[str, tuple[int, int, int, float]] = {
     "vit_huge": (1280, 32, 16, 4.0),
     "vit_giant": (1408, 40, 16, 48 / 11),
     "vit_giant_xformers": (1408, 40, 22, 48 / 11),
-    "vit_gigantic": (1664, 48, 16, 4.0),
+    "vit_gigantic_xformers": (1664, 48, 26, 64 / 13),
 }
 
 
@@ -38,7 +39,8 @@ class ModelConfig:
     """Encoder and predictor. `arch` names a size; embed_dim, depth, num_heads and mlp_ratio replace its numbers."""
 
     arch: str = "vit_tiny"
-    """Encoder size: vit_femto, vit_pico, vit_tiny, vit_small, vit_base, vit_large, vit_huge, vit_giant, vit_gigantic."""
+    """Encoder size: vit_femto, vit_pico, vit_tiny, vit_small, vit_base, vit_large, vit_huge, vit_giant,
+    vit_giant_xformers (V-JEPA 2's ViT-g), vit_gigantic_xformers (2.1's ViT-G)."""
     img_size: int | tuple[int, int] = 224
     """Height and width of a clip, px (one number: square)."""
     num_frames: int = 16
@@ -55,8 +57,21 @@ class ModelConfig:
     """Attention heads of the encoder; None: the size's own."""
     mlp_ratio: float | None = None
     """Hidden width of the MLP over embed_dim; None: the size's own."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """MLP of the encoder: two linear layers around a GELU, or three as SwiGLU (Meta's wide_silu: take 2/3 of mlp_ratio)."""
+    positions: Literal["sincos", "rope-tiled", "rope"] = "sincos"
+    """sincos: fixed codes, added once (V-JEPA 1). rope-tiled: queries and keys are turned in every block, with the table that
+    V-JEPA 2 was trained with. rope: true rotations (V-JEPA 2.1)."""
     uniform_power: bool = True
-    """Same number of position channels for time, height and width (all released V-JEPA 1 models)."""
+    """sincos: same number of position channels for time, height and width (all released V-JEPA 1 models)."""
+    interpolate_rope: bool = False
+    """rope: rows and columns of any frame are stretched to the span of 256 px in the encoder (V-JEPA 2.1)."""
+    modality_embed: bool = False
+    """Single frames have a patch embedding of their own, and learned embeddings tell images from videos (V-JEPA 2.1)."""
+    levels: tuple[int, ...] = ()
+    """Blocks (from 0, the last one included) whose outputs have a norm of their own (V-JEPA 2.1); empty: one final norm."""
+    predictor_kind: Literal["masked", "action"] = "masked"
+    """masked: predicts hidden tokens. action: predicts the next frame from actions and states (V-JEPA 2-AC; loading only)."""
     predictor_embed_dim: int = 384
     """Width of the predictor."""
     predictor_depth: int = 12
@@ -64,7 +79,15 @@ class ModelConfig:
     predictor_num_heads: int | None = None
     """Attention heads of the predictor; None: as many as the encoder (V-JEPA 1)."""
     num_mask_tokens: int = 2
-    """Mask tokens, one per mask configuration."""
+    """Mask tokens: one per mask configuration (sincos) or clip length (rope). 0: noisy target features take their place."""
+    predictor_levels: int = 1
+    """How many of the levels, from the last one back, the predictor reads and predicts (V-JEPA 2.1 g and G: 4)."""
+    predictor_out_dim: int | None = None
+    """Width of the features predicted; None: those of the encoder (V-JEPA 2.1 B and L: 1664, of their teacher)."""
+    predict_context: bool = False
+    """The predictor has a second output, for the visible tokens (V-JEPA 2.1's dense loss)."""
+    predictor_interpolate_rope: bool = False
+    """rope: as interpolate_rope, in the predictor (on in Meta's training of 2.1, off in its released loader)."""
 
     def __post_init__(self) -> None:
         if self.arch not in ENCODER_SIZES:
@@ -75,6 +98,16 @@ class ModelConfig:
         ):
             if min(width, heads) < 1 or width % heads:
                 raise ConfigError(f"{name} {width} does not divide by its {heads} attention heads")
+            if self.positions != "sincos" and width // heads % 2:
+                raise ConfigError(f"{name} {width} with {heads} heads: rotary positions need heads of an even width")
+        if self.levels and (sorted(set(self.levels)) != list(self.levels) or self.levels[-1] != self.dims.depth - 1):
+            raise ConfigError(
+                f"levels {self.levels}: give ascending blocks, ending with the last, {self.dims.depth - 1}"
+            )
+        if not 1 <= self.predictor_levels <= max(1, len(self.levels)):
+            raise ConfigError(f"predictor_levels {self.predictor_levels}: the encoder has {max(1, len(self.levels))}")
+        if self.positions != "rope" and (self.interpolate_rope or self.predictor_interpolate_rope):
+            raise ConfigError(f"interpolate_rope works with positions rope, not {self.positions}")
         _ = self.grid  # an impossible geometry fails here, before any work
 
     @property
@@ -137,6 +170,7 @@ class MaskConfig:
 
 SHORT_RANGE = MaskConfig(num_blocks=8, spatial_scale=(0.15, 0.15))
 LONG_RANGE = MaskConfig(num_blocks=2, spatial_scale=(0.7, 0.7))
+IMAGE_MASK = MaskConfig(num_blocks=10, spatial_scale=(0.15, 0.15))
 
 
 @dataclass(frozen=True)
@@ -147,6 +181,12 @@ class DataConfig:
     """Column of a CSV that holds the label; None: the column `label`, or the only one there is."""
     mix: tuple[float, ...] | None = None
     """Weights of the sources, one each; None: every video counts the same."""
+    images: tuple[str, ...] = ()
+    """Folders, lists or CSV files of images to train on beside the videos, each kind with half of the loss (V-JEPA 2.1)."""
+    image_size: int | None = None
+    """Height and width of an image, px; None: those of a clip."""
+    image_batch: int | None = None
+    """Images in an optimiser step; None: as many as clips."""
     frame_step: int | None = 4
     """Every n-th frame of the video (V-JEPA 1); not together with fps."""
     fps: float | None = None
@@ -185,6 +225,8 @@ class MaskingConfig:
 
     masks: tuple[MaskConfig, ...] = (SHORT_RANGE, LONG_RANGE)
     """The masks (YAML only)."""
+    image_masks: tuple[MaskConfig, ...] = (IMAGE_MASK,)
+    """The masks of images (YAML only)."""
     truncation: Literal["random", "first"] = "random"
     """How samples of a batch come to one length: random ids (unbiased), or the first ones as in Meta's code, which drops
     late frames (only 18-29 % of the last time step survives at batch 8)."""
@@ -200,6 +242,12 @@ class ObjectiveConfig:
     """Weight of the variance term, which keeps the predictions from collapsing."""
     sigreg_coeff: float = 0.0
     """Weight of SIGReg on the context tokens, which keeps short runs of small models from collapsing (LeJEPA)."""
+    context_coeff: float = 0.0
+    """Weight of the loss on the visible tokens (V-JEPA 2.1's dense loss; needs predict_context)."""
+    context_ramp: tuple[float, float] = (0.0, 0.0)
+    """context_coeff is 0 until the first share of the steps, and grows linearly to its value at the second."""
+    distance_weighting: bool = False
+    """Visible tokens count less the farther they are from a predicted one: 1 / sqrt(distance in tokens) (V-JEPA 2.1)."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +262,8 @@ class OptimConfig:
     """Learning rate at the end of the (stretched) schedule."""
     warmup: float = 40 / 300
     """Warm-up as a share of the steps."""
+    decay: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls after the warm-up (linear: V-JEPA 2's cooldown)."""
     weight_decay: float = 0.04
     """Weight decay at the start (none on biases and norms)."""
     final_weight_decay: float = 0.4
@@ -246,6 +296,8 @@ class TrainConfig:
     """auto, cpu, cuda, mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast where the hardware has it."""
+    activation_checkpointing: bool = False
+    """Compute the inside of every block again for its gradient: much less memory, a third more time, same numbers."""
     threads: int | None = None
     """CPU threads of the model; None: torch's choice."""
     log_every: int = 10
@@ -277,12 +329,19 @@ class PretrainConfig:
     """Folders, lists or CSV files of videos."""
     out: str = "runs/pretrain"
     """Run folder."""
+    init: str | None = None
+    """Model to start from: a pretraining run (with its optimiser's state, as V-JEPA 2's cooldown does), or anything that
+    load_model reads. Its model settings are kept, but for img_size and num_frames. None: random weights."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.images and self.model.positions == "sincos" and self.init is None:
+            raise ConfigError("images beside videos need rotary positions: set positions to rope, or use a vjepa2.1 preset")
 
 
 @dataclass(frozen=True)
@@ -392,6 +451,52 @@ class PredictConfig:
     def __post_init__(self) -> None:
         if min(self.top, self.segments or 1, self.views or 1) < 1:
             raise ConfigError("top, segments and views must be at least 1")
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """Everything `vjepa embed` does."""
+
+    source: str = ""
+    """Video or image, folder, list or CSV file of them."""
+    model: str = ""
+    """Encoder: a name that `vjepa models` lists, a checkpoint file, a Hugging Face folder or id, or a run folder."""
+    out: str = "features.safetensors"
+    """File to write; ends with .safetensors, .npz or .parquet. The index is written beside it, as NAME.jsonl."""
+    what: Literal["pooled", "frames", "grid"] = "pooled"
+    """Of each file: one vector, one for each time step (tubelet), or one for each token, [T', H', W', D]."""
+    layer: int = -1
+    """Block whose output is wanted, after the encoder's norm; from 0, or negative from the end."""
+    label: str | None = None
+    """Column of a CSV that holds the label; None: the column `label`, or the only one there is."""
+    segments: int = 1
+    """Clips along a video; pooled: their mean, else they are kept apart."""
+    views: int = 1
+    """Crops along the longer side of each clip; pooled: their mean, else they are kept apart."""
+    frame_step: int | None = None
+    """Every n-th frame of the video; None, and fps None too: as in pretraining, else 4."""
+    fps: float | None = None
+    """Frames per second of a clip, by time; not together with frame_step."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Number format of the features (bfloat16: .safetensors only)."""
+    batch_size: int = 32
+    """Clips in one pass of the encoder."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """auto: bf16 autocast where the hardware has it."""
+    threads: int | None = None
+    """CPU threads of the model; None: torch's choice."""
+    workers: int | None = None
+    """Processes that load data; None: one fewer than the cores, at most 8."""
+    overwrite: bool = False
+    """Replace what is there; an unfinished run is begun anew."""
+
+    def __post_init__(self) -> None:
+        if self.frame_step is not None and self.fps is not None:
+            raise ConfigError("give frame_step or fps, not both")
+        if min(self.segments, self.views, self.batch_size) < 1:
+            raise ConfigError("segments, views and batch_size must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from openvjepa.config import (
     DataConfig,
@@ -42,6 +43,116 @@ def vith16_384() -> PretrainConfig:
     )
 
 
+def vjepa2_vitl() -> PretrainConfig:
+    """V-JEPA 2 ViT-L/16 at 256 px, first phase, as shipped (spec section 4): constant learning rate after the warm-up."""
+    base = vitl16()
+    return replace(
+        base,
+        model=ModelConfig(
+            arch="vit_large", img_size=256, positions="rope-tiled", predictor_num_heads=12, num_mask_tokens=10
+        ),
+        data=DataConfig(frame_step=None, fps=4.0),
+        optim=OptimConfig(
+            lr=5.25e-4,
+            start_lr=1e-4,
+            final_lr=5.25e-4,
+            warmup=40 / 800,
+            final_weight_decay=0.04,
+            ema=(0.99925, 0.99925),
+            clip_grad=None,
+        ),
+        train=replace(base.train, steps=240_000, seed=239, activation_checkpointing=True),
+    )
+
+
+def vjepa2_vith() -> PretrainConfig:
+    """V-JEPA 2 ViT-H/16 at 256 px, first phase."""
+    return _sized(vjepa2_vitl(), "vit_huge")
+
+
+def vjepa2_vitg() -> PretrainConfig:
+    """V-JEPA 2 ViT-g/16 at 256 px, first phase."""
+    return _sized(vjepa2_vitl(), "vit_giant_xformers")
+
+
+def vjepa2_cooldown() -> PretrainConfig:
+    """V-JEPA 2's second phase: 64 frames, learning rate down a line; for `--init` with a run of the first (any size).
+
+    Its model settings are those of that run. The published ViT-g-384 is this at 384 px: `--img-size 384`.
+    """
+    base = vjepa2_vitl()
+    return replace(
+        base,
+        model=replace(base.model, num_frames=64),
+        optim=replace(base.optim, final_lr=1e-6, warmup=0.0, decay="linear"),
+        train=replace(base.train, steps=12_000, micro_batch=12),
+    )
+
+
+def vjepa21_gigantic() -> PretrainConfig:
+    """V-JEPA 2.1 ViT-G/16 at 256 px, primary phase, as in the paper (vjepa21, section 6); needs `--images`.
+
+    Half of the loss is of videos and half of images, as with half of Meta's machines on each.
+    """
+    base = vjepa2_vitl()
+    steps = 135_000
+    return replace(
+        base,
+        model=ModelConfig(
+            arch="vit_gigantic_xformers",
+            img_size=256,
+            positions="rope",
+            interpolate_rope=True,
+            modality_embed=True,
+            levels=(11, 23, 37, 47),
+            predictor_depth=24,
+            predictor_num_heads=12,
+            num_mask_tokens=8,
+            predictor_levels=4,
+            predict_context=True,
+            predictor_interpolate_rope=True,
+        ),
+        data=replace(base.data, image_batch=2304),
+        objective=ObjectiveConfig(
+            context_coeff=0.5, context_ramp=(15_000 / steps, 30_000 / steps), distance_weighting=True
+        ),
+        optim=replace(base.optim, warmup=12_000 / steps),
+        train=replace(base.train, steps=steps, batch_size=128, micro_batch=8),
+    )
+
+
+def vjepa21_giant() -> PretrainConfig:
+    """V-JEPA 2.1 ViT-g/16 at 256 px, primary phase."""
+    return _sized(vjepa21_gigantic(), "vit_giant_xformers", levels=(9, 19, 29, 39))
+
+
+def vjepa21_vitl() -> PretrainConfig:
+    """V-JEPA 2.1 ViT-L/16 at 256 px, primary phase from scratch (the released ViT-L is distilled from ViT-G)."""
+    return _sized(vjepa21_gigantic(), "vit_large", levels=(5, 11, 17, 23))
+
+
+def vjepa21_vitb() -> PretrainConfig:
+    """V-JEPA 2.1 ViT-B/16 at 256 px, primary phase from scratch (the released ViT-B is distilled from ViT-G)."""
+    return _sized(vjepa21_gigantic(), "vit_base", levels=(2, 5, 8, 11), predictor_depth=12)
+
+
+def vjepa21_cooldown() -> PretrainConfig:
+    """V-JEPA 2.1's second phase: 64 frames of 384 px, images of 512 px; for `--init` with a run of the first (any size)."""
+    base = vjepa21_gigantic()
+    return replace(
+        base,
+        model=replace(base.model, img_size=384, num_frames=64),
+        data=replace(base.data, image_size=512),
+        objective=ObjectiveConfig(context_coeff=0.5),
+        optim=replace(base.optim, lr=6e-4, final_lr=1e-6, warmup=0.0, decay="linear"),
+        train=replace(base.train, steps=12_000),
+    )
+
+
+def _sized(base: PretrainConfig, arch: str, **model: Any) -> PretrainConfig:
+    return replace(base, model=replace(base.model, arch=arch, **model))
+
+
 def nano_jepa() -> PretrainConfig:
     """nano-JEPA's recipe: ViT-T/16 with the full-size predictor on one computer, 4 epochs of 3 steps of 8 clips."""
     base = vitl16()
@@ -74,5 +185,14 @@ PRESETS: dict[str, Callable[[], PretrainConfig]] = {
     "vitl16": vitl16,
     "vith16": vith16,
     "vith16-384": vith16_384,
+    "vjepa2-vitl": vjepa2_vitl,
+    "vjepa2-vith": vjepa2_vith,
+    "vjepa2-vitg": vjepa2_vitg,
+    "vjepa2-cooldown": vjepa2_cooldown,
+    "vjepa2.1-vitb": vjepa21_vitb,
+    "vjepa2.1-vitl": vjepa21_vitl,
+    "vjepa2.1-vit-giant": vjepa21_giant,
+    "vjepa2.1-vit-gigantic": vjepa21_gigantic,
+    "vjepa2.1-cooldown": vjepa21_cooldown,
     "nano-jepa": nano_jepa,
 }

@@ -38,6 +38,23 @@ def test_meta_parity(name: str) -> None:
             assert torch.equal(pred, expected[f"{name}.call{call}.pred{i}"].long())
 
 
+def test_meta_parity_of_several_clip_lengths() -> None:
+    """V-JEPA 2's batches: a group for each clip length, whose generators are counted apart."""
+    meta = json.loads((FIXTURES / "v2_meta.json").read_text())["multi"]
+    expected = load_file(FIXTURES / "v2_multiseq.safetensors")
+    masks = tuple(MaskConfig(num_blocks=c["num_blocks"], spatial_scale=tuple(c["spatial_scale"])) for c in meta["cfgs"])
+    rng = generator(meta["seed"])
+    for call in range(2):
+        for frames in meta["group_order"]:
+            batch = meta["sample_fpcs_in_batch"].count(frames)
+            pairs = sample_masks(
+                masks, TokenGrid(frames // 2, 8, 8), batch, truncation="first", generator=rng, block_seed=call
+            )
+            for i, (enc, pred) in enumerate(pairs):
+                assert torch.equal(enc, expected[f"multi.call{call}.fpc{frames}.enc{i}"].long())
+                assert torch.equal(pred, expected[f"multi.call{call}.fpc{frames}.pred{i}"].long())
+
+
 @pytest.mark.parametrize(("name", "config"), [("short", SHORT_RANGE), ("long", LONG_RANGE)])
 def test_meta_block_sizes(name: str, config: MaskConfig) -> None:
     sizes = [block_size(config, GRID, generator(seed)) for seed in range(50)]

@@ -133,7 +133,7 @@ def test_attentive_classifier(jepa: JEPA, io: dict[str, torch.Tensor]) -> None:
     probe = classifier()
     torch.testing.assert_close(probe.pooler(io["target_encoder_out"]), io["pooled"].reshape(-1, 48), **CLOSE)
     torch.testing.assert_close(probe(io["target_encoder_out"]), io["logits"], **CLOSE)
-    nano = classifier("nano-jepa-probe-latest.pth.tar", apply_projection=True)
+    nano = classifier("nano-jepa-probe-latest.pth.tar", style="nano")
     torch.testing.assert_close(nano(io["target_encoder_out"]), io["logits_nano_proj_applied"], **CLOSE)
 
 

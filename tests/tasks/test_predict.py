@@ -20,7 +20,8 @@ from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.tasks.classifier import load_classifier
 from openvjepa.tasks.predict import Prediction, predict
 from openvjepa.tasks.probe import ProbeResult, probe
-from openvjepa.weights.hub import WEIGHTS, read_tensors, write_tensors
+from openvjepa.weights.files import read_tensors, write_tensors
+from openvjepa.weights.hub import WEIGHTS
 
 
 @pytest.fixture

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from openvjepa.config import OptimConfig
+from openvjepa.presets import PRESETS
 from openvjepa.train.optim import (
+    context_coeff,
     ema_momentum,
     learning_rate,
     make_optimizer,
@@ -80,3 +83,33 @@ def test_adamw_step_is_the_closed_form() -> None:
     # first step: both moments corrected to the gradient itself, so the update is lr * sign(gradient)
     expected = torch.tensor([1.0, -2.0], dtype=torch.float64) * (1 - lr * decay) - lr * torch.tensor([1.0, -1.0])
     torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=1e-8)
+
+
+V2 = json.loads((Path(__file__).parents[1] / "fixtures/vjepa/schedules/v2.json").read_text(encoding="utf-8"))
+V21 = json.loads((Path(__file__).parents[1] / "fixtures/vjepa21/scalars.json").read_text(encoding="utf-8"))["schedules"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "recorded", "peak"),
+    [
+        ("vjepa2-vitl", V2["v2_pretrain_vitl"], 5.25e-4),
+        ("vjepa2-cooldown", V2["v2_cooldown_vitl"], 5.25e-4),
+        # The preset has the paper's peak, the recorded values are of the configuration in Meta's repository.
+        ("vjepa2.1-vit-gigantic", {step: lr for step, (lr, _) in V21["primary_lr_wd_by_step"].items()}, 6e-4),
+        ("vjepa2.1-cooldown", V21["cooldown_lr_by_step"], 6e-4),
+    ],
+)
+def test_learning_rates_of_the_later_families_are_metas(preset: str, recorded: dict[str, float], peak: float) -> None:
+    config = PRESETS[preset]()
+    steps, optim = config.train.steps, replace(config.optim, lr=peak)
+    optim = optim if optim.decay == "linear" else replace(optim, final_lr=peak)
+    for step, value in recorded.items():
+        assert learning_rate(int(step), optim, steps) == pytest.approx(value, rel=1e-12), step
+        assert weight_decay(int(step), optim, steps) == pytest.approx(0.04, rel=1e-12)
+
+
+def test_weight_of_the_visible_tokens_is_metas() -> None:
+    config = PRESETS["vjepa2.1-vit-gigantic"]()
+    for step, value in V21["lambda_by_iter"].items():
+        assert context_coeff(int(step), config.objective, config.train.steps) == pytest.approx(value, abs=1e-12), step
+    assert context_coeff(0, PRESETS["vjepa2.1-cooldown"]().objective, 100) == 0.5

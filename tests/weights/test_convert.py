@@ -14,7 +14,7 @@ from openvjepa.errors import CheckpointError
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.positions import position_codes
 from openvjepa.model.predictor import Predictor
-from openvjepa.weights.convert import infer_config, strip_prefixes
+from openvjepa.weights.convert import drop_unused_codes, infer_config, strip_prefixes
 
 KEYS = Path(__file__).parents[1] / "fixtures" / "vjepa" / "keys" / "keys_v1.json"
 
@@ -33,7 +33,7 @@ def states(config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         ModelConfig(arch="vit_femto", img_size=64, patch_size=8),
         ModelConfig(arch="vit_pico", img_size=(48, 80), num_frames=8, tubelet_size=4),
         ModelConfig(arch="vit_tiny", img_size=(16, 64), num_frames=2, predictor_embed_dim=96, predictor_depth=3),
-        ModelConfig(arch="vit_small", img_size=(64, 16), uniform_power=False, num_mask_tokens=3),
+        ModelConfig(arch="vit_small", img_size=(64, 16), uniform_power=False, num_mask_tokens=2),
         ModelConfig(arch="vit_tiny", img_size=16, num_frames=6),
         ModelConfig(arch="vit_tiny", img_size=(48, 32), num_frames=1),
         ModelConfig(arch="vit_femto", img_size=16, num_frames=2),
@@ -97,13 +97,49 @@ def test_wrong_arch(arch: dict[str, object], reason: str) -> None:
         infer_config(encoder, None, arch, "file")
 
 
-def test_vjepa2_files_are_refused() -> None:
-    encoder, predictor = states(ModelConfig(arch="vit_tiny", img_size=32, num_frames=4, num_mask_tokens=10))
-    with pytest.raises(CheckpointError, match="V-JEPA 2"):
+ROPE = {"positions": "rope-tiled", "predictor_num_heads": 12}
+V21 = {
+    "positions": "rope", "interpolate_rope": True, "modality_embed": True, "predict_context": True, "num_mask_tokens": 8,
+    "predictor_num_heads": 12, "img_size": 384, "num_frames": 64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(arch="vit_large", img_size=256, num_frames=64, num_mask_tokens=10, **ROPE),
+        ModelConfig(arch="vit_giant_xformers", img_size=384, num_frames=64, num_mask_tokens=10, **ROPE),
+        ModelConfig(arch="vit_base", levels=(2, 5, 8, 11), predictor_out_dim=1664, **V21),
+        ModelConfig(
+            arch="vit_gigantic_xformers", levels=(11, 23, 37, 47), predictor_levels=4, predictor_depth=24, **V21
+        ),
+    ],
+)
+def test_rotary_models(config: ModelConfig) -> None:
+    """All but the clip's shape is in the tensors, or is what every published model has."""
+    with torch.device("meta"):
+        encoder, predictor = Encoder(config).state_dict(), Predictor(config).state_dict()
+    with pytest.raises(CheckpointError, match="does not hold the shape of a clip: pass arch="):
         infer_config(encoder, predictor, {}, "file")
-    del encoder["pos_embed"]
-    with pytest.raises(CheckpointError, match="V-JEPA 2"):
-        infer_config(encoder, None, {}, "file")
+    shape = {"img_size": config.img_size, "num_frames": config.num_frames}
+    assert infer_config(encoder, predictor, shape, "file") == config
+
+
+def test_position_codes_that_v_jepa_2_does_not_use() -> None:
+    encoder, predictor = states(ModelConfig(arch="vit_tiny", img_size=32, num_frames=4, num_mask_tokens=10))
+    config = infer_config(encoder, predictor, {"img_size": 32, "num_frames": 4}, "file")
+    assert (config.positions, config.predictor_num_heads) == ("rope-tiled", 12)
+    state, notes = drop_unused_codes(encoder, config)
+    assert set(encoder) - set(state) == {"pos_embed"}
+    assert notes == ["pos_embed dropped: a model with rotary positions does not use it"]
+
+
+def test_position_codes_of_unknown_use() -> None:
+    encoder, predictor = states(ModelConfig(arch="vit_tiny", img_size=32, num_frames=4, num_mask_tokens=3))
+    with pytest.raises(CheckpointError, match=r'3 mask tokens, .*pass arch=\{"positions": "sincos"\} for V-JEPA 1'):
+        infer_config(encoder, predictor, {}, "latest.pt")
+    assert infer_config(encoder, predictor, {}, "jepa-latest.pth.tar").positions == "sincos"
+    assert infer_config(encoder, predictor, {"positions": "sincos"}, "latest.pt").positions == "sincos"
 
 
 @pytest.mark.parametrize("name", ["patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "predictor_embed.weight"])

@@ -22,8 +22,10 @@ from openvjepa.model.jepa import JEPA
 from openvjepa.model.positions import sincos_3d
 from openvjepa.model.predictor import Predictor
 from openvjepa.train.checkpoint import save_checkpoint
-from openvjepa.weights import hub
-from openvjepa.weights.hub import load_model, load_probe, save_model, weights_digest
+from openvjepa.weights import files
+from openvjepa.weights.files import weights_digest
+from openvjepa.weights.hub import load_model, save_model
+from openvjepa.weights.probes import load_probe
 
 V1 = Path(__file__).parents[1] / "fixtures" / "vjepa" / "v1"
 META, NANO = V1 / "checkpoint.pth.tar", V1 / "nano-jepa-latest.pth.tar"
@@ -180,7 +182,7 @@ def test_other_things_that_are_no_models(tmp_path: Path) -> None:
         load_model(tmp_path / "missing.pth.tar")
     with pytest.raises(CheckpointError, match="not the folder of a run"):
         load_model(tmp_path)
-    with pytest.raises(CheckpointError, match="no target_encoder or encoder in it, only classifier, opt"):
+    with pytest.raises(CheckpointError, match="no target_encoder, ema_encoder or encoder in it, only classifier, opt"):
         load_model(V1 / "probe.pth.tar")
     with pytest.raises(CheckpointError, match="not a checkpoint of V-JEPA"):
         load_model(saved([torch.ones(1)], tmp_path / "list.pt"))
@@ -194,7 +196,7 @@ def test_probes_of_meta_and_nano_jepa(io: dict[str, Tensor]) -> None:
     tokens = io["target_encoder_out"]
     meta, nano = V1 / "probe.pth.tar", V1 / "nano-jepa-probe-latest.pth.tar"
     torch.testing.assert_close(load_probe(meta, num_heads=3)(tokens), io["logits"], **CLOSE)
-    projected = load_probe(nano, num_heads=3, apply_projection=True)
+    projected = load_probe(nano, num_heads=3)
     torch.testing.assert_close(projected(tokens), io["logits_nano_proj_applied"], **CLOSE)
 
 
@@ -202,7 +204,7 @@ def test_probes_of_meta_and_nano_jepa(io: dict[str, Tensor]) -> None:
 def test_probes_of_other_shapes(tmp_path: Path, io: dict[str, Tensor], variant: str) -> None:
     tensors = load_file(V1 / "probe_extra.safetensors")
     state = {key.removeprefix(f"{variant}."): value for key, value in tensors.items() if key.startswith(variant)}
-    probe = load_probe(saved({"classifier": state}, tmp_path / "p.pth.tar"), num_heads=3)
+    probe = load_probe(saved({"classifier": state}, tmp_path / "p.pth.tar"), num_heads=3, style="v1")
     torch.testing.assert_close(probe(io["target_encoder_out"]), io[f"logits_{variant}"], **CLOSE)
 
 
@@ -266,7 +268,7 @@ def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         Path(path).write_bytes(b"half a file")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(hub, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(CheckpointError, match="No space left on device"):
         save_model(tmp_path, encoder, predictor)
     assert sorted(tmp_path.iterdir()) == before

@@ -1,4 +1,4 @@
-"""Lists of videos and their labels: folders, Meta's `path label` lists, CSV files; and a check of every file in one."""
+"""Lists of videos and images and their labels: folders, Meta's `path label` lists, CSV files; and a check of every file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from rich.progress import track
 from rich.table import Table
 
 from openvjepa.data.cores import usable_cores
-from openvjepa.data.video import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, VideoInfo, probe
+from openvjepa.data.images import is_image_name
+from openvjepa.data.video import MEDIA_EXTENSIONS, VideoInfo, probe
 from openvjepa.errors import DataError, VideoError
 
 SPLITS = ("train", "val", "test")
@@ -28,7 +29,7 @@ _OTHER_COLUMNS = frozenset(("path", "split", *_FACTS))
 
 @dataclass(frozen=True)
 class VideoRecord:
-    """One video: its file, and what the list says about it."""
+    """One video or image: its file, and what the list says about it."""
 
     path: str
     label: int | None = None
@@ -43,7 +44,7 @@ class VideoRecord:
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """A list of videos; `classes` names the labels, or is None when there are none."""
+    """A list of videos and images; `classes` names the labels, or is None when there are none."""
 
     records: tuple[VideoRecord, ...]
     classes: tuple[str, ...] | None
@@ -63,7 +64,11 @@ class VideoIndex:
 
 
 def read_index(source: str | Path, *, label: str | None = None) -> VideoIndex:
-    """Read a list of videos.
+    """Read a list of videos and images.
+
+    Images in folders are pictures of their own, so that ImageNet's layout is read as it is meant, whatever their names and
+    sizes are: numbered photographs of one size are common. A folder of frames counts as one video only where a list or a
+    CSV names that folder as a path.
 
     Args:
         source: a folder of class folders (also train/, val/, test/ of them), a flat folder (no labels), a folder with an
@@ -82,7 +87,7 @@ def read_index(source: str | Path, *, label: str | None = None) -> VideoIndex:
         return _read_folder(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
-    if path.suffix.lower() in VIDEO_EXTENSIONS | IMAGE_EXTENSIONS:
+    if path.suffix.lower() in MEDIA_EXTENSIONS:
         return VideoIndex((VideoRecord(str(path)),), None, str(path))
     header = next(csv.reader([_lines(path)[0][1]]))
     return _read_csv(path, label) if "path" in (name.strip() for name in header) else _read_list(path)
@@ -182,13 +187,16 @@ def _read_folder(path: Path) -> VideoIndex:
     if not rows:
         rows = [(VideoRecord(str(file)), None) for file in _media(path)]
     if not rows:
-        raise DataError(f"{path}: no videos in this folder or its class folders")
+        raise DataError(
+            f"{path}: no videos in this folder or its class folders, nor images (name folders of frames in a list or CSV)"
+        )
     return _labelled(path, rows)
 
 
 def _media(folder: Path) -> list[Path]:
-    extensions = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
-    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in extensions)
+    """Videos and images directly in a folder, by name; none of the hidden ones that systems leave beside them."""
+    files = [file for file in folder.iterdir() if file.suffix.lower() in MEDIA_EXTENSIONS]
+    return sorted(file for file in files if file.is_file() and not file.name.startswith("."))
 
 
 def _labelled(path: Path, rows: Sequence[tuple[VideoRecord, str | None]]) -> VideoIndex:
@@ -214,12 +222,17 @@ def _is_whole(text: str) -> bool:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a full decode of every video of an index found."""
+    """What a full decode of every video and image of an index found."""
 
     index: VideoIndex
     good: tuple[VideoInfo, ...]
     bad: dict[str, str]
     """Path -> reason; files that decode with errors are in `good` and listed in `damaged`."""
+
+    @property
+    def images(self) -> int:
+        """How many of the files are still images, by their names."""
+        return sum(is_image_name(record.path) for record in self.index.records)
 
     @property
     def damaged(self) -> dict[str, int]:
@@ -230,7 +243,8 @@ class CheckReport:
         """The same for programs."""
         return {
             "source": self.index.source,
-            "videos": len(self.index),
+            "videos": len(self.index) - self.images,
+            "images": self.images,
             "classes": dict(self._class_counts()),
             "frames": sum(info.frames for info in self.good),
             "seconds": round(sum(info.duration for info in self.good), 3),
@@ -242,12 +256,14 @@ class CheckReport:
 
     def render(self) -> RenderableType:
         """The same for people."""
-        table = Table(title=f"{self.index.source}: {len(self.index)} videos", show_header=False, title_justify="left")
-        durations = [info.duration for info in self.good] or [0.0]
+        images, moving = self.images, [info for info in self.good if info.fps]
+        kinds = f"{len(self.index) - images} videos" + (f", {images} images" if images else "")
+        table = Table(title=f"{self.index.source}: {kinds}", show_header=False, title_justify="left")
+        durations = [info.duration for info in moving] or [0.0]
         table.add_row("readable", f"{len(self.good)} ({len(self.damaged)} of them with damaged packets)")
         table.add_row("duration", f"{min(durations):.2f} - {max(durations):.2f} s, median {median(durations):.2f} s")
         table.add_row("frames", f"{sum(info.frames for info in self.good)} in all")
-        table.add_row("fps", _short(_counts(f"{info.fps:.4g}" for info in self.good)))
+        table.add_row("fps", _short(_counts(f"{info.fps:.4g}" for info in moving)))
         table.add_row("sizes", _short(_counts(f"{info.width}x{info.height}" for info in self.good)))
         table.add_row("codecs", _short(_counts(info.codec for info in self.good)))
         splits = _counts(record.split for record in self.index.records if record.split)
@@ -270,7 +286,7 @@ class CheckReport:
 
 
 def check_index(source: str | Path, *, label: str | None = None, workers: int | None = None) -> CheckReport:
-    """Decode every video of an index completely, several at a time, and report what is there.
+    """Decode every video and image of an index completely, several at a time, and report what is there.
 
     Raises:
         DataError: the index itself cannot be read, or a decoding process was ended from outside.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -99,15 +100,45 @@ class PretrainBatches(Dataset[Batch]):
         # Impossible masks and seeds fail here, before a run folder is made.
         sample_masks(masking.masks, model.grid, 1, generator=seeded(seed, _MASK))
         self.reader = FrameReader(cache=data.cache)
+        self.images: PretrainBatches | None = None
+        if data.images:
+            self.images = self._image_batches()
         self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
-    def __getitem__(self, item: int) -> Batch:
-        """clips uint8 [B, 3, T, H, W], masks_enc and masks_pred (lists of int64 [B, K]), labels int64 [B], bad.
+    def _image_batches(self) -> PretrainBatches:
+        """The images of the same steps, as clips of one frame.
 
-        Or `error`, for `PretrainLoader` to raise: across a worker's border, torch adds its traceback to the message.
+        Raises:
+            ConfigError: their number does not divide into the passes of a step.
+        """
+        passes = self.accumulate * self.world_size
+        total = self.data.image_batch or self.micro_batch * passes
+        if total % passes:
+            raise ConfigError(f"image_batch {total} is not a multiple of the {passes} passes of a step")
+        return PretrainBatches(
+            self.data.images,
+            replace(self.data, images=(), mix=None),
+            replace(self.model, num_frames=1, img_size=self.data.image_size or self.model.img_size),
+            replace(self.masking, masks=self.masking.image_masks),
+            seed=self.seed + 1,  # other random numbers than the clips'
+            micro_batch=total // passes,
+            accumulate=self.accumulate,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+
+    def __getitem__(self, item: int) -> Batch:
+        """clips uint8 [B, 3, T, H, W], masks_enc and masks_pred (lists of int64 [B, K]), labels int64 [B], step, bad.
+
+        With images also `images`: the same of clips of one frame. Or `error`, for `PretrainLoader` to raise: across a
+        worker's border, torch adds its traceback to the message.
         """
         try:
-            return self._batch(item)
+            batch = self._batch(item)
+            if self.images is not None:
+                batch["images"] = self.images._batch(item)
+                batch["bad"] |= batch["images"].pop("bad")
+            return batch
         except OpenVJEPAError as error:
             return {"error": error}
 
@@ -129,6 +160,7 @@ class PretrainBatches(Dataset[Batch]):
             "labels": torch.tensor([label for _, label in samples]),
             "masks_enc": [enc for enc, _ in pairs],
             "masks_pred": [pred for _, pred in pairs],
+            "step": step,
             "bad": bad,
         }
 
@@ -215,10 +247,10 @@ class PretrainLoader:
             if path not in self.bad:
                 self.bad[path] = reason
                 print(f"warning: skipped {path}: {reason} ({len(self.bad)} so far)", flush=True)
-        allowed = self.dataset.data.max_bad * len(self.dataset.records)
-        if bad and len(self.bad) > allowed:
+        files = len(self.dataset.records) + (len(self.dataset.images.records) if self.dataset.images else 0)
+        if bad and len(self.bad) > self.dataset.data.max_bad * files:
             raise DataError(
-                f"{len(self.bad)} of {len(self.dataset.records)} videos cannot be read, more than max_bad allows "
+                f"{len(self.bad)} of {files} videos cannot be read, more than max_bad allows "
                 f"({self.dataset.data.max_bad:.0%}): run `vjepa data check` on the source"
             )
 
@@ -240,6 +272,8 @@ class EvalClips(Dataset[tuple[Tensor, int, str]]):
 
     Without `augment`, segments x views deterministic clips, segment by segment. With it, that many random crops at random
     times, which depend on (seed, i, draw) alone; there is no flip, since it would change what a direction is called.
+
+    An image fills its clip. It is antialiased in any case: so were those of the published image figures of all families.
     """
 
     def __init__(
@@ -253,8 +287,9 @@ class EvalClips(Dataset[tuple[Tensor, int, str]]):
         augment: int = 0,
         crop_scale: tuple[float, float] = (0.5, 1.0),
         seed: int = 0,
+        antialias: bool = True,
     ) -> None:
-        self.index, self.spec, self.size = index, spec, size
+        self.index, self.spec, self.size, self.antialias = index, spec, size, antialias
         self.segments, self.views, self.augment, self.crop_scale, self.seed = segments, views, augment, crop_scale, seed
 
     @property
@@ -272,22 +307,30 @@ class EvalClips(Dataset[tuple[Tensor, int, str]]):
         except VideoError as error:
             empty = torch.zeros((self.clips_per_video, 3, self.spec.num_frames, *self.size), dtype=torch.uint8)
             return empty, item, error.reason
-        return torch.stack(clips), item, ""
+        return torch.stack(clips).expand(-1, -1, self.spec.num_frames, -1, -1), item, ""
 
     def _fixed(self, video: Video) -> list[Tensor]:
-        starts = self.spec.segment_starts(video, self.segments)
-        return [view for start in starts for view in eval_views(self._frames(video, start), self.size, self.views)]
+        antialias = self.antialias or video.is_image
+        clips = (self._frames(video, start) for start in self.spec.segment_starts(video, self.segments))
+        return [view for clip in clips for view in eval_views(clip, self.size, self.views, antialias=antialias)]
 
     def _random(self, video: Video, item: int) -> list[Tensor]:
-        clips = []
-        for draw in range(self.augment):
-            generator = seeded(self.seed, _VIEW, item, draw)
-            frames = self._frames(video, self.spec.random_start(video, generator))
-            ratio = (3 / 4, 4 / 3)
-            clips.append(
-                train_transform(frames, self.size, scale=self.crop_scale, ratio=ratio, hflip=0.0, generator=generator)
-            )
-        return clips
+        return [self.random_clip(video, item, draw) for draw in range(self.augment)]
+
+    def random_clip(self, video: Video, item: int, draw: int, *, hflip: float = 0.0) -> Tensor:
+        """Draw number `draw` of the random clips of video `item`, uint8 [3, T, H, W] (of an image one frame, T = 1)."""
+        generator = seeded(self.seed, _VIEW, item, draw)
+        return train_transform(
+            self._frames(video, self.spec.random_start(video, generator)),
+            self.size,
+            scale=self.crop_scale,
+            ratio=(3 / 4, 4 / 3),
+            hflip=hflip,
+            generator=generator,
+            antialias=self.antialias or video.is_image,
+        )
 
     def _frames(self, video: Video, start: float) -> NDArray[np.uint8]:
-        return video.frames([int(i) for i in self.spec.indices(video, start)]).frames
+        """Frames of a clip, uint8 [T, H, W, 3]; of an image only the one, which is repeated when it is small."""
+        indices = [0] if video.is_image else [int(i) for i in self.spec.indices(video, start)]
+        return video.frames(indices).frames

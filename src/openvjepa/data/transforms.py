@@ -24,11 +24,19 @@ def normalize(clips: Tensor) -> Tensor:
     return (clips.float() - mean) / std
 
 
-def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Antialiased bilinear resize of uint8 [T, C, H, W] to (height, width), in uint8."""
+def resize(frames: Tensor, size: tuple[int, int], *, antialias: bool = True) -> Tensor:
+    """Bilinear resize of uint8 [T, C, H, W] to (height, width), in uint8.
+
+    With antialias it is that of torchvision and Pillow. Without, a smaller frame is sampled from the nearest four pixels
+    alone, as OpenCV does, whose integers it meets within one grey level.
+    """
     if tuple(frames.shape[-2:]) == size:
         return frames
-    return F.interpolate(frames, size=size, mode="bilinear", antialias=True)
+    if antialias:
+        return F.interpolate(frames, size=size, mode="bilinear", antialias=True)
+    # Torch's own arithmetic for uint8 is coarser; frame by frame, since floats take four times the memory.
+    floats = (F.interpolate(frame.float(), size=size, mode="bilinear") for frame in frames.split(1))
+    return torch.cat([frame.round().to(torch.uint8) for frame in floats])
 
 
 def channels_first(frames: NDArray[np.uint8]) -> Tensor:
@@ -65,30 +73,41 @@ def train_transform(
     ratio: tuple[float, float],
     hflip: float,
     generator: torch.Generator,
+    antialias: bool = True,
 ) -> Tensor:
     """Random resized crop and flip: uint8 [T, H, W, 3] -> uint8 [3, T, height, width]."""
     clip = channels_first(frames)
     top, left, h, w = random_box(clip.shape[2], clip.shape[3], scale=scale, ratio=ratio, generator=generator)
-    clip = resize(clip[:, :, top : top + h, left : left + w], size)
+    clip = resize(clip[:, :, top : top + h, left : left + w], size, antialias=antialias)
     if torch.rand((), generator=generator).item() < hflip:
         clip = clip.flip(3)
     return clip.transpose(0, 1).contiguous()
 
 
-def eval_views(frames: NDArray[np.uint8], size: tuple[int, int], views: int) -> list[Tensor]:
+def eval_views(
+    frames: NDArray[np.uint8], size: tuple[int, int], views: int, *, antialias: bool = True
+) -> list[Tensor]:
     """Deterministic crops: uint8 [T, H, W, 3] -> `views` clips uint8 [3, T, height, width] (spec section 5).
 
     One view is the centre, of a frame resized to cover the crop with a margin of 256/224; a frame of just the crop's size
     is left as it is. Several views are spread along the longer side of a frame that covers the crop without a margin.
+
+    Args:
+        frames: the clip.
+        size: (height, width) of the crop, px.
+        views: how many.
+        antialias: as Hugging Face's processors do it: antialiased, and a centre that falls between two pixels is rounded
+            down. False: as Meta's code does it for videos: plain bilinear, and rounded to even.
     """
     clip = channels_first(frames)
     height, width = size
     margin = EVAL_MARGIN if views == 1 and tuple(clip.shape[-2:]) != size else 1.0
-    resized = resize(clip, _cover(clip.shape[2], clip.shape[3], int(height * margin), int(width * margin)))
+    covering = _cover(clip.shape[2], clip.shape[3], int(height * margin), int(width * margin))
+    resized = resize(clip, covering, antialias=antialias)
     spare_h, spare_w = resized.shape[2] - height, resized.shape[3] - width
     crops = []
     for view in range(views):
-        top, left = round(spare_h / 2), round(spare_w / 2)
+        top, left = (spare // 2 if antialias else round(spare / 2) for spare in (spare_h, spare_w))
         if views > 1 and spare_w >= spare_h:
             left = view * (spare_w // (views - 1))
         elif views > 1:

@@ -21,11 +21,12 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from openvjepa.data.images import IMAGE_EXTENSIONS, image_codec, is_image, is_image_name, read_images
 from openvjepa.errors import VideoError
 
 VIDEO_EXTENSIONS = frozenset((".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
                               ".mts", ".ogv", ".ts", ".webm", ".wmv"))  # fmt: skip
-IMAGE_EXTENSIONS = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
+MEDIA_EXTENSIONS = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 FOLDER_FPS = 30.0  # frames per second that a folder of frames is taken to have
 
 # One packet, one frame, with the packet's time stamp: the table can be read without decoding.
@@ -59,13 +60,14 @@ class VideoInfo:
     path: str
     frames: int
     fps: float
+    """Frames per second; 0 for a still image."""
     duration: float
-    """Seconds."""
+    """Seconds; 0 for a still image."""
     width: int
     height: int
     codec: str
     errors: int
-    """Packets that could not be decoded."""
+    """Packets, or images of a folder, that could not be decoded."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Video:
 
     Attributes:
         path: the file or folder.
+        is_image: whether it is a still image.
         frame_count: frames that a sequential decode gives.
         fps: mean frames per second.
         duration: seconds from the first frame's start to the last one's end.
@@ -89,8 +92,7 @@ class Video:
     """
 
     def __init__(self, path: str | Path, *, threads: int = 1) -> None:
-        self.path = str(path)
-        self.threads = threads
+        self.path, self.is_image, self.threads = str(path), is_image(path), threads
         table = _table(self.path, _stamp(Path(path)))
         self._pts = table.pts
         self.times, self.fps, self.frame_count = table.times, table.fps, len(table.times)
@@ -126,9 +128,8 @@ class Video:
         wanted = sorted(set(indices))
         if not wanted or wanted[0] < 0 or wanted[-1] >= self.frame_count:
             raise VideoError(self.path, f"asked for frames {list(indices)} of {self.frame_count}")
-        if Path(self.path).is_dir():
-            files = _frame_files(self.path)
-            found = {i: _read_image(files[i], short_side) for i in wanted}
+        if files := _pictures(self.path):
+            found = dict(read_images([(i, files[i]) for i in wanted], short_side=short_side))
         elif self._pts is None:
             found = self._decode_in_order(wanted, _ToRGB(short_side))
         else:
@@ -226,10 +227,12 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         VideoError: nothing in it can be decoded.
     """
-    if Path(path).is_dir():
-        files = _frame_files(str(path))
-        height, width = _read_image(files[0]).shape[:2]
-        return VideoInfo(str(path), len(files), FOLDER_FPS, len(files) / FOLDER_FPS, width, height, "images", 0)
+    if files := _pictures(str(path)):
+        sizes = [pixels.shape[:2] for _, pixels in read_images(list(enumerate(files)))]
+        (height, width), lost = sizes[0], len(files) - len(sizes)
+        if not Path(path).is_dir():
+            return VideoInfo(str(path), 1, 0.0, 0.0, width, height, image_codec(path), lost)
+        return VideoInfo(str(path), len(files), FOLDER_FPS, len(files) / FOLDER_FPS, width, height, "images", lost)
     video = open_video(path)
     errors: list[str] = []
     with _open(str(path), 1) as (container, stream):
@@ -339,8 +342,10 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=65_536)
 def _table(path: str, stamp: tuple[int, int]) -> _Table:
-    if Path(path).is_dir():
-        return _Table(np.arange(len(_frame_files(path))) / FOLDER_FPS, None, FOLDER_FPS)
+    if files := _pictures(path):
+        if not Path(path).is_dir():
+            image_codec(path)  # refuses at once what is no picture
+        return _Table(np.arange(len(files)) / FOLDER_FPS, None, FOLDER_FPS)
     with _open(path, 1) as (container, stream):
         base, rate = float(stream.time_base), float(stream.average_rate or stream.guessed_rate or FOLDER_FPS)
         pts, seekable = _packet_pts(container, stream)
@@ -381,15 +386,14 @@ def _packet_pts(container: Any, stream: Any) -> tuple[NDArray[np.int64] | None, 
     return array if trusted and pts else None, codec in _SEEKABLE_CODECS and not (in_avi and made_up)
 
 
+def _pictures(path: str) -> list[Path]:
+    """Files of a folder of frames, or the one of a still image; none for a video."""
+    still = [Path(path)] if is_image_name(path) else []
+    return _frame_files(path) if Path(path).is_dir() else still
+
+
 def _frame_files(folder: str) -> list[Path]:
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_EXTENSIONS)
+    files = sorted(path for path in Path(folder).iterdir() if is_image_name(path) and not path.name.startswith("."))
     if not files:
         raise VideoError(folder, "a directory without images")
     return files
-
-
-def _read_image(path: Path, short_side: int | None = None) -> NDArray[np.uint8]:
-    with _open(str(path), 1) as (container, stream):
-        for frame in _decode(container, stream):
-            return _ToRGB(short_side)(frame)
-    raise VideoError(path, "the image cannot be decoded")

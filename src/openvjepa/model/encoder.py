@@ -1,4 +1,4 @@
-"""The video ViT (Bardes et al. 2024, section 3; spec section 1).
+"""The video ViT of V-JEPA 1, 2 and 2.1 (Bardes et al. 2024, section 3; spec section 1; vjepa21 section 2).
 
 Shapes: B clips of 3 x T x H x W, N = t * h * w tokens of D channels, K of them kept.
 """
@@ -7,14 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openvjepa.config import ModelConfig
 from openvjepa.errors import ConfigError
 from openvjepa.grid import TokenGrid
-from openvjepa.model.layers import ENCODER_EPS, Block, gather_tokens, init_weights
-from openvjepa.model.positions import interpolate_positions, position_codes
+from openvjepa.model.layers import (
+    ENCODER_EPS,
+    Block,
+    gather_tokens,
+    init_weights,
+    modality_embeddings,
+    rescale_blocks,
+    run_block,
+)
+from openvjepa.model.positions import interpolate_positions, position_codes, rope_of
 
 
 class PatchEmbed(nn.Module):
@@ -22,32 +31,21 @@ class PatchEmbed(nn.Module):
 
     The weights are those of a convolution, as in Meta's files; without overlap it is a matrix product over tubelets,
     which is several times faster on CPUs and need only see the tokens that are kept.
+
+    Args:
+        embed_dim: D.
+        patch_size: side of a patch, px.
+        tubelet_size: frames in a tubelet; None: an image model, with a kernel of two dimensions.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, embed_dim: int, patch_size: int, tubelet_size: int | None) -> None:
         super().__init__()
-        self.is_image = config.num_frames == 1
-        patch, dim = config.patch_size, config.dims.embed_dim
-        self.kernel = (1 if self.is_image else config.tubelet_size, patch, patch)
+        self.kernel = (tubelet_size or 1, patch_size, patch_size)
         self.proj: nn.Conv2d | nn.Conv3d
-        if self.is_image:
-            self.proj = nn.Conv2d(3, dim, patch, stride=patch)
+        if tubelet_size is None:
+            self.proj = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size)
         else:
-            self.proj = nn.Conv3d(3, dim, self.kernel, stride=self.kernel)
-
-    def grid(self, video: Tensor) -> TokenGrid:
-        """Token grid of a clip [B, 3, T, H, W].
-
-        Raises:
-            ConfigError: it does not divide into whole tubelets and patches, or is not what the model takes.
-        """
-        if video.ndim != 5 or video.shape[1] != 3:
-            raise ConfigError(f"a batch of clips has the shape [B, 3, T, H, W], not {list(video.shape)}")
-        frames, height, width = video.shape[2:]
-        if self.is_image and frames > 1:
-            raise ConfigError(f"an image model (num_frames 1) takes one frame at a time, not {frames}")
-        tubelet_size, patch_size, _ = self.kernel
-        return TokenGrid.of_clip(frames, height, width, patch_size=patch_size, tubelet_size=tubelet_size)
+            self.proj = nn.Conv3d(3, embed_dim, self.kernel, stride=self.kernel)
 
     def tubelets(self, video: Tensor) -> Tensor:
         """Pixels of every token, [B, 3, T, H, W] -> [B, N, 3 * tubelet * patch * patch].
@@ -72,10 +70,11 @@ class PatchEmbed(nn.Module):
 class Encoder(nn.Module):
     """ViT over the tokens of a clip.
 
-    Takes clips of any length and size that divide into tubelets and patches: positions are interpolated where the shape
-    differs from the one in the configuration. A single frame shown to a video model counts as one tubelet in the middle
-    of the clip (the published image probes repeat the image to a whole clip instead: repeat it before the call).
-    Parameters carry the names of Meta's files.
+    Takes clips of any length and size that divide into tubelets and patches. With sin-cos codes (V-JEPA 1) positions are
+    interpolated where the shape differs from the one in the configuration, and a single frame counts as one tubelet in the
+    middle of the clip; rotary positions (V-JEPA 2) count tokens from 0. The published image probes repeat the image to a
+    whole clip: repeat it before the call. With `modality_embed` (V-JEPA 2.1) a single frame is an image and has a path of
+    its own. Parameters carry the names of Meta's files.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -83,14 +82,33 @@ class Encoder(nn.Module):
         self.config = config
         dims = config.dims
         self.embed_dim, self.num_heads = dims.embed_dim, dims.num_heads
-        self.patch_embed = PatchEmbed(config)
-        self.pos_embed = nn.Parameter(position_codes(dims.embed_dim, config), requires_grad=False)
-        self.blocks = nn.ModuleList(Block(dims.embed_dim, dims.num_heads, dims.mlp_ratio) for _ in range(dims.depth))
-        self.norm = nn.LayerNorm(dims.embed_dim, eps=ENCODER_EPS)
+        self.checkpointing = False
+        is_image = config.num_frames == 1 and not config.modality_embed
+        self.patch_embed = PatchEmbed(dims.embed_dim, config.patch_size, None if is_image else config.tubelet_size)
+        if config.modality_embed:
+            self.patch_embed_img = PatchEmbed(dims.embed_dim, config.patch_size, 1)
+            self.img_mod_embed, self.video_mod_embed = modality_embeddings(dims.embed_dim)
+        if config.positions == "sincos":
+            self.pos_embed = nn.Parameter(position_codes(dims.embed_dim, config), requires_grad=False)
+        self.blocks = nn.ModuleList(
+            Block(dims.embed_dim, dims.num_heads, dims.mlp_ratio, swiglu=config.mlp == "swiglu")
+            for _ in range(dims.depth)
+        )
+        if config.levels:
+            self.norms_block = nn.ModuleList(nn.LayerNorm(dims.embed_dim, eps=ENCODER_EPS) for _ in config.levels)
+        else:
+            self.norm = nn.LayerNorm(dims.embed_dim, eps=ENCODER_EPS)
         self.apply(init_weights)
+        if config.positions != "sincos":
+            rescale_blocks(self.blocks)
 
     def forward(
-        self, video: Tensor, ids: Tensor | Sequence[Tensor] | None = None, out_layers: Sequence[int] | None = None
+        self,
+        video: Tensor,
+        ids: Tensor | Sequence[Tensor] | None = None,
+        out_layers: Sequence[int] | None = None,
+        *,
+        num_levels: int = 1,
     ) -> Tensor | list[Tensor] | list[list[Tensor]]:
         """Tokens of a clip.
 
@@ -98,41 +116,101 @@ class Encoder(nn.Module):
             video: float [B, 3, T, H, W], normalised.
             ids: int64 [B, K], the tokens to keep (context); several of them (K may differ): one pass for each; None:
                 all tokens.
-            out_layers: blocks (from 0) whose outputs are wanted, each through the final norm; None: the last one.
+            out_layers: blocks (from 0) whose outputs are wanted, each through the final norm, or through its own where the
+                model has levels; None: the last one.
+            num_levels: so many of the model's levels, from the last one back, side by side as channels (V-JEPA 2.1).
 
         Returns:
-            [B, N, D], or [B, K, D] with ids; a list with several ids, one entry for each; with out_layers a list of
-            them in place of each.
+            [B, N, D], or [B, K, D] with ids, and num_levels * D channels; a list with several ids, one entry for each; with
+            out_layers a list of them in place of each.
 
         Raises:
-            ConfigError: the clip does not divide into whole tubelets and patches.
+            ConfigError: the clip does not divide into whole tubelets and patches, or there is no such layer.
         """
-        codes, tubelets = self.positions(video), self.patch_embed.tubelets(video)
+        layers = self._layers(out_layers, num_levels)
+        grid, is_image = self.grid(video), self._is_image(video)
+        tubelets = self._patch_embed(is_image).tubelets(video)
+
+        def encode(kept: Tensor | None) -> Tensor | list[Tensor]:
+            x = self._embed(tubelets, grid, kept, is_image=is_image)
+            outputs = self._run(x, grid, kept, layers)
+            if out_layers is not None:
+                return outputs
+            return outputs[0] if num_levels == 1 else torch.cat(outputs, dim=-1)
+
         if ids is None or isinstance(ids, Tensor):
-            return self._encode(tubelets, codes, ids, out_layers)
-        return [self._encode(tubelets, codes, kept, out_layers) for kept in ids]  # pyright: ignore[reportReturnType]
+            return encode(ids)
+        return [encode(kept) for kept in ids]  # pyright: ignore[reportReturnType]
+
+    def grid(self, video: Tensor) -> TokenGrid:
+        """Token grid of a clip [B, 3, T, H, W].
+
+        Raises:
+            ConfigError: it does not divide into whole tubelets and patches, or is not what the model takes.
+        """
+        if video.ndim != 5 or video.shape[1] != 3:
+            raise ConfigError(f"a batch of clips has the shape [B, 3, T, H, W], not {list(video.shape)}")
+        frames, height, width = video.shape[2:]
+        if self.config.num_frames == 1 and frames > 1 and not self.config.modality_embed:
+            raise ConfigError(f"an image model (num_frames 1) takes one frame at a time, not {frames}")
+        tubelet_size = self.patch_embed.kernel[0]
+        return TokenGrid.of_clip(frames, height, width, patch_size=self.config.patch_size, tubelet_size=tubelet_size)
 
     def positions(self, video: Tensor) -> Tensor:
-        """Position codes of a clip's tokens, [1, N, D]."""
-        grid = self.patch_embed.grid(video)
-        return interpolate_positions(self.pos_embed, self.config.grid, grid, image=self.patch_embed.is_image)
+        """Sin-cos codes of a clip's tokens, [1, N, D]."""
+        return self._codes(self.grid(video))
 
     def embed(self, video: Tensor) -> Tensor:
-        """Input of the first block: patch embedding plus position, [B, N, D]."""
-        return self.patch_embed(video) + self.positions(video)
+        """Input of the first block: patch embedding, with modality embedding and sin-cos position; [B, N, D]."""
+        is_image = self._is_image(video)
+        return self._embed(self._patch_embed(is_image).tubelets(video), self.grid(video), None, is_image=is_image)
 
-    def _encode(
-        self, tubelets: Tensor, codes: Tensor, ids: Tensor | None, out_layers: Sequence[int] | None
-    ) -> Tensor | list[Tensor]:
+    def _is_image(self, video: Tensor) -> bool:
+        return self.config.modality_embed and video.shape[2] == 1
+
+    def _patch_embed(self, is_image: bool) -> PatchEmbed:
+        return self.patch_embed_img if is_image else self.patch_embed
+
+    def _codes(self, grid: TokenGrid) -> Tensor:
+        return interpolate_positions(self.pos_embed, self.config.grid, grid, image=self.config.num_frames == 1)
+
+    def _embed(self, tubelets: Tensor, grid: TokenGrid, ids: Tensor | None, *, is_image: bool) -> Tensor:
         if ids is not None:  # before the projection: the same numbers, less work
-            tubelets, codes = gather_tokens(tubelets, ids), gather_tokens(codes.expand(len(tubelets), -1, -1), ids)
-        x = self.patch_embed.project(tubelets) + codes
+            tubelets = gather_tokens(tubelets, ids)
+        x = self._patch_embed(is_image).project(tubelets)
+        if self.config.modality_embed:
+            x = x + (self.img_mod_embed if is_image else self.video_mod_embed)
+        if self.config.positions == "sincos":
+            codes = self._codes(grid)
+            x = x + (codes if ids is None else gather_tokens(codes.expand(len(x), -1, -1), ids))
+        return x
+
+    def _run(self, x: Tensor, grid: TokenGrid, ids: Tensor | None, layers: Sequence[int]) -> list[Tensor]:
+        """Normed outputs of these layers, in their order."""
+        rope = rope_of(self.config, ids, grid, self.num_heads, x, interpolate=self.config.interpolate_rope)
         outputs: dict[int, Tensor] = {}
-        for layer, block in enumerate(self.blocks):
-            x = block(x)
-            if out_layers is not None and layer in out_layers:
-                outputs[layer] = self.norm(x)
-        return self.norm(x) if out_layers is None else [outputs[layer] for layer in out_layers]
+        for layer, block in enumerate(self.blocks[: max(layers) + 1]):
+            x = run_block(block, x, rope, checkpointing=self.checkpointing)
+            if layer in layers:
+                norm = self.norms_block[self.config.levels.index(layer)] if self.config.levels else self.norm
+                outputs[layer] = norm(x)
+        return [outputs[layer] for layer in layers]
+
+    def _layers(self, out_layers: Sequence[int] | None, num_levels: int) -> Sequence[int]:
+        """The blocks, from 0, whose outputs are wanted; negative numbers of out_layers count from the end."""
+        count = len(self.blocks)
+        known = self.config.levels or tuple(range(count))
+        if out_layers is None:
+            levels = self.config.levels or (count - 1,)
+            if not 1 <= num_levels <= len(levels):
+                raise ConfigError(f"num_levels {num_levels}: the model has {len(levels)}")
+            return levels[-num_levels:]
+        chosen = [layer + count if layer < 0 else layer for layer in out_layers]
+        wrong = [layer for layer, place in zip(out_layers, chosen, strict=True) if place not in known]
+        if wrong or not chosen:
+            which = ", ".join(map(str, known))
+            raise ConfigError(f"out_layers {list(out_layers)}: this encoder has the outputs of blocks {which}")
+        return chosen
 
 
 def create_model(config: ModelConfig | str) -> Encoder:

@@ -12,7 +12,7 @@ from openvjepa.config import ModelConfig, ObjectiveConfig
 from openvjepa.errors import ConfigError
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.layers import gather_tokens
-from openvjepa.model.objective import normalize_targets, prediction_loss, sigreg, variance_term
+from openvjepa.model.objective import distance_weight, normalize_targets, prediction_loss, sigreg, variance_term
 from openvjepa.model.predictor import Predictor
 
 
@@ -25,50 +25,80 @@ class JEPA(nn.Module):
 
     def __init__(self, config: ModelConfig, objective: ObjectiveConfig) -> None:
         super().__init__()
+        if config.predictor_kind != "masked":
+            raise ConfigError("an action-conditioned predictor cannot be pretrained here: set predictor_kind to masked")
+        if objective.context_coeff and not config.predict_context:
+            raise ConfigError("context_coeff needs a predictor with an output for the visible tokens: set predict_context")
         self.objective = objective
         self.encoder = Encoder(config)
         self.predictor = Predictor(config)
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
 
-    def forward(self, video: Tensor, masks_enc: list[Tensor], masks_pred: list[Tensor]) -> dict[str, Tensor]:
+    def forward(
+        self,
+        video: Tensor,
+        masks_enc: list[Tensor],
+        masks_pred: list[Tensor],
+        *,
+        context_coeff: float | None = None,
+        length_index: int = 0,
+    ) -> dict[str, Tensor]:
         """Loss of a batch, averaged over the masks.
 
         Args:
             video: float [B, 3, T, H, W], normalised.
             masks_enc: context ids, int64 [B, Ke] for each mask.
             masks_pred: ids to predict, int64 [B, Kp] for each mask.
+            context_coeff: weight of the loss on the visible tokens at this step; None: the objective's.
+            length_index: number of the clip length, which chooses the mask token of rotary models (V-JEPA 2).
 
         Returns:
-            loss (differentiable), loss_jepa, loss_reg, and loss_sigreg where it is used.
+            loss (differentiable), loss_jepa, loss_reg, and loss_sigreg and loss_context where they are used.
 
         Raises:
-            ConfigError: the clip is not of the configured shape, which the predictor's positions are made for.
+            ConfigError: the clip is not of the configured shape, which sin-cos positions are made for.
         """
-        config = self.encoder.config
-        if video.shape[2:] != (config.num_frames, *config.image_hw):
+        config, objective = self.encoder.config, self.objective
+        if config.positions == "sincos" and video.shape[2:] != (config.num_frames, *config.image_hw):
             raise ConfigError(
                 f"the model predicts clips of [frames, height, width] {[config.num_frames, *config.image_hw]}, "
                 f"not {list(video.shape[2:])}"
             )
+        levels, grid = config.predictor_levels, self.encoder.grid(video)
         with torch.no_grad():
-            targets = normalize_targets(self.target_encoder(video))
-        contexts = self.encoder(video, masks_enc)
-        predictions = [
-            self.predictor(context, enc_ids, pred_ids, mask_index)
-            for mask_index, (context, enc_ids, pred_ids) in enumerate(zip(contexts, masks_enc, masks_pred, strict=True))
-        ]
-        losses = [
-            prediction_loss(prediction, gather_tokens(targets, pred_ids), self.objective.loss_exp)
-            for prediction, pred_ids in zip(predictions, masks_pred, strict=True)
-        ]
+            targets = normalize_targets(self.target_encoder(video, num_levels=levels), levels)
+        contexts = self.encoder(video, masks_enc, num_levels=levels)
+        predictions, losses, context_losses = [], [], []
+        for number, (context, enc_ids, pred_ids) in enumerate(zip(contexts, masks_enc, masks_pred, strict=True)):
+            target = gather_tokens(targets, pred_ids)
+            predicted, seen = self.predictor.predict(
+                context,
+                enc_ids,
+                pred_ids,
+                number if config.positions == "sincos" else length_index,
+                grid=grid,
+                image=config.modality_embed and video.shape[2] == 1,
+                noisy_targets=None if config.num_mask_tokens else target,
+            )
+            predictions.append(predicted)
+            losses.append(prediction_loss(predicted, target, objective.loss_exp))
+            if objective.context_coeff:
+                weight = distance_weight(enc_ids, pred_ids, grid) if objective.distance_weighting else None
+                context_losses.append(
+                    prediction_loss(seen, gather_tokens(targets, enc_ids), objective.loss_exp, weight)
+                )
         loss_jepa = torch.stack(losses).mean()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.objective.reg_coeff != 0):  # else only logged
+        with torch.set_grad_enabled(torch.is_grad_enabled() and objective.reg_coeff != 0):  # else only logged
             loss_reg = variance_term(predictions)
-        loss = loss_jepa + self.objective.reg_coeff * loss_reg
+        loss = loss_jepa + objective.reg_coeff * loss_reg
         out = {"loss_jepa": loss_jepa.detach(), "loss_reg": loss_reg.detach()}
-        if self.objective.sigreg_coeff:
+        if context_losses:
+            loss_context = torch.stack(context_losses).mean()
+            loss = loss + (objective.context_coeff if context_coeff is None else context_coeff) * loss_context
+            out["loss_context"] = loss_context.detach()
+        if objective.sigreg_coeff:
             loss_sigreg = torch.stack([sigreg(context) for context in contexts]).mean()
-            loss = loss + self.objective.sigreg_coeff * loss_sigreg
+            loss = loss + objective.sigreg_coeff * loss_sigreg
             out["loss_sigreg"] = loss_sigreg.detach()
         return {"loss": loss, **out}
 

@@ -6,15 +6,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def normalize_targets(features: Tensor) -> Tensor:
-    """Layer norm over the channels without affine, eps 1e-5, in float32: [B, N, D] -> [B, N, D]."""
-    return F.layer_norm(features.float(), features.shape[-1:])
+from openvjepa.grid import TokenGrid
 
 
-def prediction_loss(prediction: Tensor, target: Tensor, loss_exp: float) -> Tensor:
-    """Mean of |prediction - target| ** loss_exp / loss_exp over batch, tokens and channels; 1: L1."""
-    return ((prediction.float() - target).abs() ** loss_exp).mean() / loss_exp
+def normalize_targets(features: Tensor, levels: int = 1) -> Tensor:
+    """Layer norm of each level's channels without affine, eps 1e-5, in float32: [B, N, levels * D] -> the same shape."""
+    split = features.float().unflatten(-1, (levels, -1))
+    return F.layer_norm(split, split.shape[-1:]).flatten(-2)
+
+
+def prediction_loss(prediction: Tensor, target: Tensor, loss_exp: float, weight: Tensor | None = None) -> Tensor:
+    """Mean of |prediction - target| ** loss_exp / loss_exp over batch, tokens and channels; 1: L1.
+
+    Args:
+        prediction: [B, K, D].
+        target: [B, K, D].
+        loss_exp: exponent.
+        weight: of each token, [B, K]; the mean is still over the number of tokens.
+    """
+    errors = (prediction.float() - target).abs() ** loss_exp
+    return (errors if weight is None else errors * weight[..., None]).mean() / loss_exp
+
+
+def distance_weight(visible: Tensor, predicted: Tensor, grid: TokenGrid) -> Tensor:
+    """1 / sqrt(distance to the nearest predicted token) of every visible one, in tokens (spec vjepa21, section 4).
+
+    Args:
+        visible: ids int64 [B, Ke].
+        predicted: ids int64 [B, Kp].
+        grid: what the ids count through.
+
+    Returns:
+        [B, Ke], at most 1 for ids that are not predicted themselves.
+    """
+    distances = torch.cdist(_places(visible, grid), _places(predicted, grid), compute_mode=_EXACT)
+    return distances.amin(dim=-1).rsqrt()
+
+
+_EXACT = "donot_use_mm_for_euclid_dist"
+
+
+def _places(ids: Tensor, grid: TokenGrid) -> Tensor:
+    """Time, row and column of tokens [B, K] -> float [B, K, 3]."""
+    return torch.stack((ids // grid.tokens_per_frame, ids % grid.tokens_per_frame // grid.w, ids % grid.w), -1).float()
 
 
 def variance_term(predictions: list[Tensor]) -> Tensor:

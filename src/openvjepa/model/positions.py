@@ -1,8 +1,14 @@
-"""Fixed sin-cos position codes and their interpolation to other clip shapes (spec section 1.4)."""
+"""Where a token stands: fixed sin-cos codes (V-JEPA 1) and rotations of queries and keys (V-JEPA 2 and 2.1).
+
+Spec sections 1.4 and 1.5; vjepa21 section 2.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -68,3 +74,76 @@ def _axes(grid: TokenGrid) -> list[Tensor]:
     """Time, row and column of every token, each [t * h * w]."""
     axes = torch.meshgrid(*(torch.arange(n) for n in grid.shape), indexing="ij")
     return [axis.flatten() for axis in axes]
+
+
+BASE_SIZE = 256
+"""Frame side, px, whose rows and columns V-JEPA 2.1 stretches those of all other sizes to."""
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Turns pairs of neighbouring channels of queries and keys by angles that follow from time, row and column.
+
+    Both tables are [B or 1, 1, K, head_dim]; channels that are not turned have cosine 1 and sine 0.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, h, K, head_dim] -> the same, turned."""
+        turned = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
+        return x * self.cos + turned * self.sin
+
+
+RopeTable = Literal["rope-tiled", "rope"]
+
+
+def make_rope(places: Sequence[Tensor], head_dim: int, table: RopeTable, dtype: torch.dtype) -> Rope:
+    """Rotations of tokens at given times, rows and columns.
+
+    A third of the head's channels (rounded down to an even number) turns with time, a third with the row, a third with the
+    column; a remainder is left alone.
+
+    Args:
+        places: time, row and column, [B or 1, K] each.
+        head_dim: channels of a head, even.
+        table: rope: both channels of pair k turn by angle k. rope-tiled: the angles are listed once and then once more, so
+            that the two channels of a pair have different ones; not a rotation, but what V-JEPA 2 was trained with.
+        dtype: of the frequencies (and of rope-tiled's angles); training has them in that of the queries.
+    """
+    dim = 2 * (head_dim // 3 // 2)
+    frequencies = 1.0 / 10_000 ** (torch.arange(dim // 2, dtype=dtype, device=places[0].device) / (dim / 2))
+    angles = []
+    for place in places:
+        angle = place.to(dtype if table == "rope-tiled" else torch.float32)[..., None] * frequencies
+        angles.append(torch.cat([angle, angle], -1) if table == "rope-tiled" else angle.repeat_interleave(2, -1))
+    angles.append(torch.zeros_like(angles[0][..., :1]).expand(*places[0].shape, head_dim - 3 * dim))
+    joined = torch.cat(angles, dim=-1)[:, None]
+    return Rope(joined.cos(), joined.sin())
+
+
+def rope_of(
+    config: ModelConfig, ids: Tensor | None, grid: TokenGrid, num_heads: int, x: Tensor, *, interpolate: bool
+) -> Rope | None:
+    """Rotations for tokens x [B, K, D] of a model; None if it has sin-cos codes instead.
+
+    Args:
+        config: of the model.
+        ids: which tokens, int64 [B, K]; None: all, in order.
+        grid: what the ids count through.
+        num_heads: attention heads.
+        x: the tokens; only their width, device and number format count (that of autocast, where it is on).
+        interpolate: rows and columns of any grid are stretched to the span of a frame of 256 px.
+    """
+    if config.positions == "sincos":
+        return None
+    ids = torch.arange(grid.tokens, device=x.device)[None] if ids is None else ids
+    places = [ids // grid.tokens_per_frame, ids % grid.tokens_per_frame // grid.w, ids % grid.w]
+    if interpolate:
+        span = BASE_SIZE // config.patch_size - 1
+        for axis, size in ((1, grid.h), (2, grid.w)):
+            places[axis] = places[axis] * float(span) / max(1, size - 1)  # a single row or column stands at 0
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return make_rope(places, x.shape[-1] // num_heads, config.positions, dtype)

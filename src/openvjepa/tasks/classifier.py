@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +14,11 @@ from torch import Tensor
 from openvjepa.config import from_mapping, to_mapping
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.model.encoder import Encoder
-from openvjepa.model.pooler import AttentiveClassifier
-from openvjepa.tasks.features import ClipPlan
-from openvjepa.tasks.heads import LinearClassifier, average_softmax
-from openvjepa.weights.hub import SETTINGS, WEIGHTS, load_model, load_strictly, read_tensors, write_file, write_tensors
-
-Probe = AttentiveClassifier | LinearClassifier
+from openvjepa.tasks.heads import average_softmax
+from openvjepa.tasks.plans import ClipPlan
+from openvjepa.weights.files import read_metadata, write_file, write_tensors
+from openvjepa.weights.hub import SETTINGS, WEIGHTS, load_model
+from openvjepa.weights.probes import Probe, probe_facts
 
 
 @dataclass(frozen=True)
@@ -40,23 +38,20 @@ class VideoClassifier:
 
 
 def save_classifier(folder: Path, classifier: VideoClassifier) -> None:
-    """Write model.safetensors (encoder.*, classifier.*; classes and clips in its metadata) and model.yaml.
+    """Write model.safetensors (encoder.*, classifier.*; classes, probe and clips in its metadata) and model.yaml.
 
-    `load_model` reads the encoder from the same folder.
+    `load_model` reads encoder, probe and labels from the same folder.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    encoder, probe, plan = classifier.encoder, classifier.probe, classifier.plan
-    state = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
-    state |= {f"classifier.{key}": value for key, value in probe.state_dict().items()}
-    facts: dict[str, Any] = {"kind": "linear", "classes": classifier.classes}
-    if isinstance(probe, AttentiveClassifier):
-        block: Any = probe.pooler.cross_attention_block
-        facts |= {"kind": "attentive", "num_heads": block.xattn.num_heads}
-    settings = {"model": to_mapping(encoder.config)}
+    state = {f"encoder.{key}": value for key, value in classifier.encoder.state_dict().items()}
+    state |= {f"classifier.{key}": value for key, value in classifier.probe.state_dict().items()}
+    plan = to_mapping(replace(classifier.plan, random=0))
+    facts = {"classes": classifier.classes, "probe": probe_facts(classifier.probe), "plan": plan}
+    settings = {"model": to_mapping(classifier.encoder.config), "antialias": classifier.plan.antialias}
     write_file(folder / SETTINGS, yaml.safe_dump(settings, sort_keys=False).encode())
-    write_tensors(folder / WEIGHTS, state, {"classifier": {**facts, "plan": to_mapping(replace(plan, random=0))}})
+    write_tensors(folder / WEIGHTS, state, {"classifier": facts})
 
 
 def load_classifier(run: str | Path) -> VideoClassifier:
@@ -71,20 +66,13 @@ def load_classifier(run: str | Path) -> VideoClassifier:
         raise CheckpointError(f"{folder}: {what}: give the run folder of `vjepa probe`")
     if not (folder / WEIGHTS).exists() and (folder / "results.json").exists():
         raise CheckpointError(f"{folder}: holds no classifier that can predict: probe with --kinds attentive or linear")
-    encoder = load_model(folder).encoder
-    tensors, metadata = read_tensors(folder / WEIGHTS)
-    if "classifier" not in metadata:
+    model = load_model(folder)
+    if model.probe is None or model.labels is None:
         raise CheckpointError(f"{folder}: an encoder without a classifier: run `vjepa probe {folder} VIDEOS` first")
-    facts = metadata["classifier"]
     try:
-        classes = tuple(facts["classes"])
-        plan = from_mapping(ClipPlan, facts["plan"], where=str(folder / WEIGHTS))
-        if facts["kind"] == "attentive":
-            probe: Probe = AttentiveClassifier(encoder.embed_dim, facts["num_heads"], len(classes))
-        else:
-            probe = LinearClassifier(encoder.embed_dim, len(classes))
+        plan = from_mapping(
+            ClipPlan, read_metadata(folder / WEIGHTS)["classifier"]["plan"], where=str(folder / WEIGHTS)
+        )
     except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{folder / WEIGHTS}: its classifier cannot be read ({error})") from None
-    state = {key.removeprefix("classifier."): value for key, value in tensors.items() if key.startswith("classifier.")}
-    load_strictly(probe, state, f"{folder} (classifier)")
-    return VideoClassifier(encoder, probe.eval().requires_grad_(False), classes, plan)
+    return VideoClassifier(model.encoder, model.probe, model.labels, plan)

@@ -32,7 +32,8 @@ from openvjepa.tasks.predict import predict
 from openvjepa.tasks.pretrain import PretrainTask, pretrain
 from openvjepa.tasks.probe import Outcome, probe, probe_features, versions
 from openvjepa.train.logs import read_metrics
-from openvjepa.weights.hub import load_model, save_model, write_file
+from openvjepa.weights.files import write_file
+from openvjepa.weights.hub import load_model, save_model
 
 LABELS = ("motion", "appearance")
 TRAIN_VIEWS = 3

@@ -5,57 +5,43 @@ Shapes: B clips, n videos, V clips of each, N tokens, D channels.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from openvjepa.config import DataConfig, to_yaml
 from openvjepa.data.clips import ClipSpec
+from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.loader import EvalClips, one_thread, worker_count
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.grid import TokenGrid
 from openvjepa.model.encoder import Encoder
+from openvjepa.tasks.plans import ClipPlan
+from openvjepa.tasks.progress import Meter
 from openvjepa.train.distributed import Runtime
-from openvjepa.weights.hub import LoadedModel, weights_digest
+from openvjepa.weights.files import weights_digest
+from openvjepa.weights.hub import LoadedModel
 
 FORMAT = 1  # of the cache; a change makes every older one stale
 STALE_SECONDS = 3600.0  # after so long without a write, an unfinished cache is one that was killed
-
-
-@dataclass(frozen=True)
-class ClipPlan:
-    """Which clips of a video are encoded: `segments` x `views` plain ones, then `random` ones with random crops."""
-
-    spec: ClipSpec
-    size: tuple[int, int]
-    segments: int = 1
-    views: int = 1
-    random: int = 0
-    crop_scale: tuple[float, float] = (0.5, 1.0)
-    seed: int = 0
-
-    @property
-    def clips(self) -> int:
-        """Clips of a video, V."""
-        return self.segments * self.views + self.random
 
 
 @dataclass(frozen=True)
@@ -67,6 +53,8 @@ class EncodeSettings:
     dtype: Literal["float32", "float16"] = "float32"
     workers: int | None = None
     max_bad: float = 0.1
+    layer: int = -1
+    """Block whose output is kept, from 0, or negative from the end."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,12 @@ class FeatureSet:
 
 
 def encode(
-    model: LoadedModel | Encoder, clips: Tensor, *, batch_size: int = 32, runtime: Runtime | None = None
+    model: LoadedModel | Encoder,
+    clips: Tensor,
+    *,
+    batch_size: int = 32,
+    runtime: Runtime | None = None,
+    layer: int = -1,
 ) -> Tensor:
     """Tokens of clips.
 
@@ -93,35 +86,33 @@ def encode(
             uint8 [T, H, W, 3] or [B, T, H, W, 3], which are resized and cropped to the model's own size.
         batch_size: clips in one pass.
         runtime: autocast to use; None: the model's own precision.
+        layer: block whose output is wanted (after the encoder's norm), from 0, or negative from the end.
 
     Returns:
         float32 [B, N, D] on the CPU, in the order of `TokenGrid`.
 
     Raises:
-        ConfigError: the clips have another shape, or do not divide into whole tubelets and patches.
+        ConfigError: the clips have another shape, or do not divide into whole tubelets and patches; no such layer.
     """
-    encoder = model if isinstance(model, Encoder) else model.encoder
+    encoder, antialias = (model, True) if isinstance(model, Encoder) else (model.encoder, model.antialias)
     device = next(encoder.parameters()).device
     chunks = []
     with torch.no_grad():
-        for part in _as_clips(clips, encoder).split(batch_size):
+        for part in _as_clips(clips, encoder, antialias).split(batch_size):
             video = part.to(device)
             video = normalize(video) if video.dtype == torch.uint8 else video
-            if runtime is None:
-                tokens = encoder(video)
-            else:
-                with runtime.autocast():
-                    tokens = encoder(video)
+            with runtime.autocast() if runtime else contextlib.nullcontext():
+                (tokens,) = encoder(video, out_layers=[layer])
             chunks.append(tokens.float().cpu())
     return torch.cat(chunks)
 
 
-def _as_clips(clips: Tensor, encoder: Encoder) -> Tensor:
+def _as_clips(clips: Tensor, encoder: Encoder, antialias: bool) -> Tensor:
     """Clips [B, 3, T, H, W] from any of the shapes that `encode` takes."""
     if clips.dtype == torch.uint8 and clips.ndim in (4, 5) and clips.shape[-1] == 3:
         size = encoder.config.image_hw
         videos = clips[None] if clips.ndim == 4 else clips
-        return torch.stack([eval_views(frames.numpy(), size, 1)[0] for frames in videos])
+        return torch.stack([eval_views(frames.numpy(), size, 1, antialias=antialias)[0] for frames in videos])
     numbers = clips.dtype == torch.uint8 or clips.is_floating_point()
     if numbers and clips.ndim == 5 and clips.shape[1] == 3 and len(clips):
         return clips
@@ -185,15 +176,25 @@ _SAVE_SPACE = "free some space, choose another --cache-dir, fewer --train-views,
 
 def cache_key(encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: EncodeSettings) -> str:
     """Name of a set of features: a hash of everything that changes them."""
-    facts = {
+    return digest(feature_facts(encoder, index, plan, settings))[:24]
+
+
+def feature_facts(encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: EncodeSettings) -> dict[str, Any]:
+    """Everything that changes the features of these videos."""
+    return {
         "format": FORMAT,
         "weights": [to_yaml(encoder.config), weights_digest(encoder)],
         "videos": [_file_facts(Path(record.path)) for record in index.records],
         "plan": asdict(plan),
         "dtype": settings.dtype,
+        "layer": settings.layer,
         "computed": [settings.runtime.device.type, str(settings.runtime.dtype)],
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def digest(facts: Any) -> str:
+    """sha256 of plain values."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _file_facts(path: Path) -> list[Any]:
@@ -212,84 +213,84 @@ class _Clips(Dataset[tuple[Tensor, str]]):
     """Item i: the planned clips of video i, uint8 [V, 3, T, H, W], and why it could not be read ("" if it could)."""
 
     def __init__(self, index: VideoIndex, plan: ClipPlan) -> None:
-        self.index = index
-        self.parts = [EvalClips(index, plan.spec, plan.size, segments=plan.segments, views=plan.views)]
+        self.index, self.plan = index, plan
+        self.parts = self._parts(plan.spec)
+        self.image_parts = self._parts(replace(plan.spec, num_frames=1)) if plan.image_path else self.parts
+
+    def _parts(self, spec: ClipSpec) -> list[EvalClips]:
+        plan = self.plan
+        clips = partial(EvalClips, self.index, spec, plan.size, antialias=plan.antialias)
+        parts = [clips(segments=plan.segments, views=plan.views)]
         if plan.random:
-            self.parts.append(
-                EvalClips(index, plan.spec, plan.size, augment=plan.random, crop_scale=plan.crop_scale, seed=plan.seed)
-            )
+            parts.append(clips(augment=plan.random, crop_scale=plan.crop_scale, seed=plan.seed))
+        return parts
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, item: int) -> tuple[Tensor, str]:
-        items = [part[item] for part in self.parts]
+        parts = self.image_parts if is_image(self.index.records[item].path) else self.parts
+        items = [part[item] for part in parts]
         return torch.cat([clips for clips, _, _ in items]), next((reason for _, _, reason in items if reason), "")
+
+    def batches(self, batch_size: int) -> list[list[int]]:
+        """Consecutive videos, so many that their clips fill a pass; images that have a path of their own apart from them."""
+        size = max(1, batch_size // self.plan.clips)
+        apart = [self.plan.image_path and is_image(record.path) for record in self.index.records]
+        runs = (list(run) for _, run in groupby(range(len(self)), key=apart.__getitem__))
+        return [run[i : i + size] for run in runs for i in range(0, len(run), size)]
+
+
+Encoded = tuple[int, Tensor | str]
+"""Place of a video in the index; its features [V, N, D], or why it could not be read."""
 
 
 def encode_videos(
     encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: EncodeSettings, *, name: str
-) -> Iterator[tuple[int, Tensor | str]]:
-    """Encode video after video: (place in the index, features [V, N, D] or the reason why it could not be read).
+) -> Iterator[Encoded]:
+    """Encode video after video, in the order of the index; shows progress with the time left, on stderr."""
+    for batch in encode_batches(encoder, index, plan, settings, name=name):
+        yield from batch
 
-    Shows progress with the time left, on stderr.
+
+def encode_batches(
+    encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: EncodeSettings, *, name: str, first: int = 0
+) -> Iterator[list[Encoded]]:
+    """As `encode_videos`, in batches; those before `first` are left out.
+
+    A batch follows from index, plan and batch size alone, so that a run that goes on later gets the same numbers: the last
+    bits depend on how many clips go through the encoder together.
     """
+    dataset = _Clips(index, plan)
+    batches = dataset.batches(settings.batch_size)
+    done, batches = sum(map(len, batches[:first])), batches[first:]
     loader = DataLoader(
-        _Clips(index, plan),
-        batch_size=max(1, settings.batch_size // plan.clips),
+        dataset,
+        batch_sampler=batches,
         num_workers=min(worker_count(DataConfig(workers=settings.workers)), len(index) // 4),
         worker_init_fn=one_thread,
     )
-    item = 0
-    with _Meter(f"encoding {name}", len(index)) as meter:
-        for clips, reasons in loader:
-            good = torch.tensor([not reason for reason in reasons])
-            chosen = clips[good].flatten(0, 1)
-            features = iter(
-                encode(encoder, chosen, batch_size=settings.batch_size, runtime=settings.runtime).split(plan.clips)
-                if len(chosen)
-                else ()
-            )
-            for reason in reasons:
-                yield item, reason or next(features)
-                item += 1
-            meter.show(item)
+    with Meter(f"encoding {name}", len(index), done) as meter:
+        for places, (clips, reasons) in zip(batches, loader, strict=True):
+            good = clips[torch.tensor([not reason for reason in reasons])]
+            features = iter(_encode_planned(encoder, good, settings))
+            yield [(place, reason or next(features)) for place, reason in zip(places, reasons, strict=True)]
+            done += len(places)
+            meter.show(done)
 
 
-class _Meter:
-    """One line of progress on stderr; without a terminal, a line of text every ten seconds."""
-
-    def __init__(self, what: str, total: int) -> None:
-        self.what, self.total = what, total
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("videos, left"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self.progress.disable = not self.progress.console.is_terminal
-        self.bar = self.progress.add_task(what, total=total)
-
-    def __enter__(self) -> _Meter:
-        self.started = self.last_line = time.monotonic()
-        self.progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.progress.stop()
-
-    def show(self, done: int) -> None:
-        """Show how many videos are done."""
-        self.progress.update(self.bar, completed=done)
-        now = time.monotonic()
-        if self.progress.disable and now - self.last_line > 10:
-            self.last_line = now
-            left = int((now - self.started) / done * (self.total - done))
-            text = f"{self.what}: {done}/{self.total} videos, left {left // 60}:{left % 60:02d}"
-            print(text, file=sys.stderr, flush=True)
+def _encode_planned(encoder: Encoder, clips: Tensor, settings: EncodeSettings) -> Tensor:
+    """uint8 [n, V, 3, T, H, W] -> features [n, V, N, D]."""
+    if not len(clips):
+        return torch.empty(0)
+    features = encode(
+        encoder,
+        clips.flatten(0, 1),
+        batch_size=settings.batch_size,
+        runtime=settings.runtime,
+        layer=settings.layer,
+    )
+    return features.unflatten(0, clips.shape[:2])
 
 
 def _rows_shape(encoder: Encoder, plan: ClipPlan, videos: int) -> tuple[int, int, int]:
@@ -308,12 +309,13 @@ def _check_room(encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: E
     free = shutil.disk_usage(cache_dir).free
     if needed > free:
         raise DataError(
-            f"{cache_dir}: the features of {len(index)} videos take {_size(needed)}, and {_size(free)} are free: "
+            f"{cache_dir}: the features of {len(index)} videos take {size_text(needed)}, and {size_text(free)} are free: "
             f"{_SAVE_SPACE}"
         )
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """A number of bytes for people."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from openvjepa.errors import ConfigError
-from openvjepa.model.pooler import PROBE_EPS, AttentiveClassifier
+from openvjepa.model.pooler import PROBE_EPS, AttentiveClassifier, LinearClassifier
 
 Features: TypeAlias = NDArray[Any]
 Labels: TypeAlias = NDArray[np.int64]
@@ -77,18 +77,6 @@ class Trained:
     chosen: dict[str, float]
     module: nn.Module | None = None
     losses: NDArray[np.float64] | None = None
-
-
-class LinearClassifier(nn.Module):
-    """A linear layer on the mean of the tokens."""
-
-    def __init__(self, embed_dim: int, num_classes: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(embed_dim, num_classes)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[B, N, D] -> logits [B, C]."""
-        return self.linear(tokens.mean(1))
 
 
 def average_softmax(logits: Tensor, clips: int) -> Tensor:

@@ -28,6 +28,7 @@ from openvjepa.tasks.heads import (
     train_linear,
 )
 from openvjepa.train.metrics import top_k
+from openvjepa.weights.atomic import whole_file
 
 KINDS = ("attentive", "linear", "knn")
 TOP5_CLASSES = 10  # from so many classes on, top-5 accuracy is reported too
@@ -135,7 +136,28 @@ def _check_arrays(splits: dict[str, tuple[Features, Labels]], classes: int) -> N
 
 
 def _outcome(trained: Trained, x: Features, y: Labels, classes: Sequence[str], started: float) -> Outcome:
-    probabilities = trained.predict(x)
+    return outcome_of(
+        trained.predict(x),
+        y,
+        classes,
+        val_top1=trained.chosen["val_top1"],
+        chosen={key: value for key, value in trained.chosen.items() if key != "val_top1"},
+        seconds=time.monotonic() - started,
+        module=trained.module,
+    )
+
+
+def outcome_of(
+    probabilities: NDArray[np.float64],
+    y: Labels,
+    classes: Sequence[str],
+    *,
+    val_top1: float,
+    chosen: dict[str, float],
+    seconds: float,
+    module: nn.Module | None,
+) -> Outcome:
+    """The figures of test videos: probabilities [n, C], class numbers [n]; the rest is kept as it is."""
     confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(confusion, (y, probabilities.argmax(1)), 1)
     totals = confusion.sum(1)
@@ -143,20 +165,27 @@ def _outcome(trained: Trained, x: Features, y: Labels, classes: Sequence[str], s
     return Outcome(
         test_top1=accuracy(probabilities, y),
         test_top5=top_k(scores, labels, 5) if len(classes) >= TOP5_CLASSES else None,
-        val_top1=trained.chosen["val_top1"],
+        val_top1=val_top1,
         per_class={
             name: 100 * int(confusion[i, i]) / int(totals[i]) if totals[i] else None for i, name in enumerate(classes)
         },
         confusion=confusion.tolist(),
-        chosen={key: value for key, value in trained.chosen.items() if key != "val_top1"},
-        seconds=time.monotonic() - started,
+        chosen=chosen,
+        seconds=seconds,
         probabilities=probabilities,
-        module=trained.module,
+        module=module,
     )
 
 
 def draw_confusion(path: Path, title: str, counts: NDArray[np.int64], classes: Sequence[str]) -> None:
     """Confusion matrix as a picture: counts [C, C], rows true, columns predicted, coloured by share of the row."""
+    figure = confusion_figure(title, counts, classes)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def confusion_figure(title: str, counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
+    """What `draw_confusion` draws."""
     side = max(4.0, min(14.0, 2 + 0.4 * len(classes)))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
@@ -172,6 +201,4 @@ def draw_confusion(path: Path, title: str, counts: NDArray[np.int64], classes: S
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title)
-    part = path.with_suffix(".part")
-    figure.savefig(part, format="png", dpi=120)
-    part.replace(path)
+    return figure

@@ -16,12 +16,15 @@ from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import DataError
 from openvjepa.model.jepa import JEPA
+from openvjepa.model.predictor import Predictor
+from openvjepa.train.checkpoint import list_checkpoints, load_newest
 from openvjepa.train.distributed import Runtime, make_runtime
 from openvjepa.train.logs import read_metrics
 from openvjepa.train.metrics import collapse_warning, feature_std, knn_accuracy, rankme
-from openvjepa.train.optim import ema_momentum
+from openvjepa.train.optim import context_coeff, ema_momentum
 from openvjepa.train.trainer import FitResult, accumulation, fit, open_run_dir
-from openvjepa.weights.hub import save_model, write_file
+from openvjepa.weights.files import write_file
+from openvjepa.weights.hub import load_model, save_model
 
 MONITOR_CLIPS = 256  # fixed clips that the monitors look at, half of them as the neighbours of kNN
 
@@ -33,10 +36,18 @@ class PretrainTask(nn.Module):
         super().__init__()
         self.config = config
         self.jepa = JEPA(config.model, config.objective)
+        for module in (self.jepa.encoder, self.jepa.predictor):
+            module.checkpointing = config.train.activation_checkpointing
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses of a micro batch of the loader (clips uint8 [B, 3, T, H, W], masks_enc and masks_pred)."""
-        return self.jepa(normalize(batch["clips"]), batch["masks_enc"], batch["masks_pred"])
+        """Losses of a micro batch of the loader; with images, the mean of the clips' and theirs."""
+        coeff = context_coeff(batch["step"], self.config.objective, self.config.train.steps)
+        parts = [batch, batch["images"]] if "images" in batch else [batch]
+        losses = [
+            self.jepa(normalize(part["clips"]), part["masks_enc"], part["masks_pred"], context_coeff=coeff)
+            for part in parts
+        ]
+        return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Encoder and predictor, with and without weight decay."""
@@ -103,6 +114,8 @@ def pretrain(config: PretrainConfig) -> FitResult:
         CheckpointError: a checkpoint cannot be written or read.
     """
     torch.manual_seed(config.train.seed)
+    start = None if config.init is None else _Start(config)
+    config = config if start is None else start.config
     out = Path(config.out)
     with make_runtime(config.train) as runtime:
         micro, accumulate = accumulation(config.train, runtime.world_size)
@@ -118,6 +131,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
             world_size=runtime.world_size,
         )
         task = PretrainTask(config)
+        optimizer_state = None if start is None else start.load_into(task)
         if runtime.is_main:
             open_run_dir(out, config.train)
             if not (out / "config.yaml").exists():  # a resumed run keeps the settings it was started with
@@ -137,11 +151,42 @@ def pretrain(config: PretrainConfig) -> FitResult:
             runtime=runtime,
             config=to_mapping(config),
             monitor=monitor,
+            optimizer_state=optimizer_state,
         )
         if runtime.is_main and not result.interrupted:
             save_model(out, task.jepa.target_encoder, task.jepa.predictor)
             print(f"Done: {out / 'model.safetensors'} after {result.step} steps in {result.seconds:.0f} s", flush=True)
     return result
+
+
+class _Start:
+    """The model that a run starts from: a pretraining run with all its state, or any other model's weights."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        assert config.init is not None
+        shape = {"img_size": config.model.img_size, "num_frames": config.model.num_frames}
+        self.model = load_model(config.init, arch=shape)
+        self.config = replace(config, model=replace(self.model.config, predictor_kind="masked"))
+        self.checkpoints = Path(config.init) / "checkpoints"
+
+    def load_into(self, task: PretrainTask) -> dict[str, Any] | None:
+        """Fill the task; returns the optimiser's state where there is one.
+
+        Position codes stay those of the new clip shape. A model without a predictor of hidden tokens leaves it at random weights.
+        """
+        print(f"starting from {self.model}", flush=True)
+        if list_checkpoints(self.checkpoints):
+            state = load_newest(self.checkpoints)
+            own = task.state_dict()
+            task.load_state_dict(state["model"] | {key: own[key] for key in own if key.endswith("pos_embed")})
+            return state["optimizer"]
+        for encoder in (task.jepa.encoder, task.jepa.target_encoder):
+            encoder.load_state_dict(self.model.encoder.state_dict())
+        if not isinstance(self.model.predictor, Predictor):
+            print("it has no predictor of hidden tokens: this one starts from random weights", flush=True)
+        else:
+            task.jepa.predictor.load_state_dict(self.model.predictor.state_dict())
+        return None
 
 
 def _introduce(config: PretrainConfig, batches: PretrainBatches, task: PretrainTask, runtime: Runtime) -> None:

@@ -12,24 +12,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from openvjepa.config import ProbeConfig, TrainConfig, to_mapping, to_yaml
-from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex
 from openvjepa.errors import ConfigError
 from openvjepa.model.encoder import Encoder
-from openvjepa.model.pooler import AttentiveClassifier
+from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier
 from openvjepa.tasks.classifier import VideoClassifier, save_classifier
-from openvjepa.tasks.features import ClipPlan, EncodeSettings, FeatureSet, encode, encode_index
-from openvjepa.tasks.heads import LinearClassifier, Recipe
+from openvjepa.tasks.features import EncodeSettings, FeatureSet, encode, encode_index
+from openvjepa.tasks.heads import Recipe
 from openvjepa.tasks.outcomes import KINDS, Outcome, draw_confusion, probe_features
+from openvjepa.tasks.plans import ClipPlan, clip_rate, plan_for
 from openvjepa.tasks.splits import check_splits, read_splits
 from openvjepa.train.distributed import make_runtime
 from openvjepa.train.logs import RunLog
-from openvjepa.weights.hub import load_model, write_file
+from openvjepa.weights.files import write_file
+from openvjepa.weights.hub import LoadedModel, load_model
 
 __all__ = ["Outcome", "ProbeResult", "encode", "probe", "probe_features"]
 
@@ -42,7 +42,6 @@ RUN_FILES = (
     "model.safetensors",
     "model.yaml",
 )
-FRAME_STEP = 4  # of the published models
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,8 @@ def probe(config: ProbeConfig) -> ProbeResult:
     _check_run_dir(out, config)
     splits = read_splits(config)
     model = load_model(config.model)
-    config = _with_clip_rate(config)
+    frame_step, fps = clip_rate(config.model, config.frame_step, config.fps)
+    config = replace(config, frame_step=frame_step, fps=fps)
     train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
     with make_runtime(train) as runtime:
         print(f"probe on {runtime}", flush=True)
@@ -88,7 +88,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
         encoder = model.encoder.to(runtime.device)
         started = time.monotonic()
         cache = Path(config.cache_dir) if config.cache_dir else out / "features"
-        plans = _plans(config, encoder)
+        plans = _plans(config, model, splits)
         sets = {
             name: encode_index(encoder, index, plans[name], settings, cache, name=name)
             for name, index in splits.items()
@@ -125,25 +125,10 @@ def _open_run_dir(out: Path, config: ProbeConfig) -> None:
     write_file(out / "config.yaml", to_yaml(config).encode())
 
 
-def _with_clip_rate(config: ProbeConfig) -> ProbeConfig:
-    """The settings with frame_step or fps filled in: those the encoder was pretrained with, else the published ones."""
-    if config.frame_step is not None or config.fps is not None:
-        return config
-    path = Path(config.model)
-    run = path.parents[1] if path.parent.name == "checkpoints" else path
-    try:
-        settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        rate = settings.get("data", settings)  # a pretraining has a section for it, a probe has not
-        frame_step, fps = rate.get("frame_step"), rate.get("fps")
-    except (OSError, yaml.YAMLError, AttributeError):  # not a run of ours
-        frame_step, fps = None, None
-    return replace(config, fps=fps) if fps else replace(config, frame_step=frame_step or FRAME_STEP)
-
-
-def _plans(config: ProbeConfig, encoder: Encoder) -> dict[str, ClipPlan]:
+def _plans(config: ProbeConfig, model: LoadedModel, splits: dict[str, VideoIndex]) -> dict[str, ClipPlan]:
     """The clips of each split: plain and random ones to train on, segments x views to evaluate."""
-    spec = ClipSpec(encoder.config.num_frames, config.frame_step, config.fps)
-    plain = ClipPlan(spec, encoder.config.image_hw)
+    records = tuple(record for index in splits.values() for record in index.records)
+    plain = plan_for(model, records, config.frame_step, config.fps)
     evaluation = replace(plain, segments=config.segments, views=config.views)
     random = config.train_views - 1
     train = replace(plain, random=random, crop_scale=config.crop_scale, seed=config.seed) if random else plain

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from openvjepa.grid import TokenGrid
 from openvjepa.tasks import figures
+from openvjepa.weights.files import write_file
 
 # key of metrics.jsonl: (title, draw it smoothed). The order is the order in the report.
 CURVES: dict[str, tuple[str, bool]] = {
@@ -61,9 +62,8 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], *, l
         lead: a paragraph under the heading (plain text).
 
     Raises:
-        OSError: the file cannot be written.
+        CheckpointError: it cannot be written.
     """
-    path = Path(path)
     contents = "".join(f'<a href="#s{i}">{html.escape(s.title)}</a>' for i, s in enumerate(sections))
     body = "".join(
         f'<section id="s{i}"><h2>{html.escape(s.title)}</h2>{s.body}</section>' for i, s in enumerate(sections)
@@ -75,11 +75,7 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], *, l
         f"<h1>{html.escape(title)}</h1>{paragraph(lead) if lead else ''}<nav>{contents}</nav>{body}"
         "</main></body></html>\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
-    return path
+    return write_file(Path(path), page.encode())
 
 
 def paragraph(text: str) -> str:

@@ -1,4 +1,4 @@
-"""AdamW and its schedules: learning rate, weight decay, EMA momentum as pure functions of the step (spec section 4)."""
+"""AdamW, and all schedules of a run as pure functions of the step (spec section 4)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Any
 
 import torch
 
-from openvjepa.config import OptimConfig
+from openvjepa.config import ObjectiveConfig, OptimConfig
 
 
 def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
-    """Linear warm-up, then a cosine stretched over schedule_scale x steps (so that it ends early, above final_lr).
+    """Linear warm-up, then a cosine or line stretched over schedule_scale x steps (so that it ends early, above final_lr).
 
     Args:
         step: optimiser step, counted from 1 (the value is set before the step).
-        config: start_lr, lr, final_lr, warmup, schedule_scale.
+        config: start_lr, lr, final_lr, warmup, decay, schedule_scale.
         steps: optimiser steps of the run.
     """
     warmup = warmup_steps(config, steps)
     if step < warmup:
         return config.start_lr + step / warmup * (config.lr - config.start_lr)
     progress = (step - warmup) / max(1, schedule_steps(config, steps) - warmup)
-    return max(config.final_lr, config.final_lr + (config.lr - config.final_lr) * _half_cosine(progress))
+    left = _half_cosine(progress) if config.decay == "cosine" else 1 - progress
+    return max(config.final_lr, config.final_lr + (config.lr - config.final_lr) * left)
 
 
 def weight_decay(step: int, config: OptimConfig, steps: int) -> float:
@@ -39,6 +40,13 @@ def ema_momentum(step: int, config: OptimConfig, steps: int) -> float:
     return first + step * (last - first) / (config.schedule_scale * steps)
 
 
+def context_coeff(step: int, config: ObjectiveConfig, steps: int) -> float:
+    """Weight of the loss on visible tokens: 0, then linear, then constant (context_ramp); step counted from 0."""
+    start, end = (share * steps for share in config.context_ramp)
+    grown = 1.0 if step >= end else max(0.0, (step - start) / (end - start))
+    return grown * config.context_coeff
+
+
 def warmup_steps(config: OptimConfig, steps: int) -> int:
     """Steps of the warm-up."""
     return _whole(config.warmup * steps)
@@ -50,17 +58,20 @@ def schedule_steps(config: OptimConfig, steps: int) -> int:
 
 
 def make_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over groups {"params", "decay", "module"}, fused where the device has it."""
+    """AdamW over groups {"params", "decay", "module"} and, if need be, "lr_scale", fused where the device has it."""
     groups = list(groups)
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=devices <= {"cpu", "cuda"})
 
 
 def set_schedules(optimizer: torch.optim.Optimizer, step: int, config: OptimConfig, steps: int) -> tuple[float, float]:
-    """Write the step's learning rate and weight decay into the optimiser; returns both. `step` counts from 1."""
+    """Write the step's learning rate and weight decay into the optimiser; returns both. `step` counts from 1.
+
+    A group's own learning rate is `lr_scale` times that, where it has one (layer-wise decay).
+    """
     lr, decay = learning_rate(step, config, steps), weight_decay(step, config, steps)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
         group["weight_decay"] = decay if group["decay"] else 0.0
     return lr, decay
 

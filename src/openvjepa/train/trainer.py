@@ -48,7 +48,7 @@ class Task(Protocol):
         ...
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """AdamW groups: `params`, `decay` (bool) and `module` (str); gradients are clipped module by module."""
+        """AdamW groups: `params`, `decay` (bool), `module` (str) and perhaps `lr_scale`; gradients are clipped by module."""
         ...
 
     def after_step(self, step: int) -> None:
@@ -76,6 +76,8 @@ def fit(
     runtime: Runtime,
     config: dict[str, Any],
     monitor: Monitor | None = None,
+    optimizer_state: dict[str, Any] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> FitResult:
     """Train until train.steps, saving on the way; resumes exactly (bit for bit on a CPU).
 
@@ -88,6 +90,8 @@ def fit(
         runtime: device, precision, rank.
         config: plain values, stored in each checkpoint; a resumed run must have the same (see FREE_ON_RESUME).
         monitor: finished steps -> figures for the record; called at 0, every train.monitor_every and at the end.
+        optimizer_state: AdamW's moments to start with, of a run of the same task; None: none.
+        stop: asked before each step, by the process that writes, whether the run ends here; None: it never does.
 
     Returns:
         Where the run stands; `interrupted` after a Ctrl-C, when it has been saved at the last finished step.
@@ -98,12 +102,12 @@ def fit(
         DataError: the loader ends early.
         OpenVJEPAError: loss or gradients are not finite; the weights are left as they were.
     """
-    run = _Run(task, optim, train, run_dir, runtime, config, monitor)
+    run = _Run(task, optim, train, run_dir, runtime, config, monitor, optimizer_state)
     batches = _on_device(loader_factory, run.step, runtime.device)
     started = time.monotonic()
     try:
         run.record_start()
-        while run.step < train.steps:
+        while run.step < train.steps and not _told_to(stop, runtime):
             step_started = time.monotonic()
             lr, decay = set_schedules(run.optimizer, run.step + 1, optim, train.steps)
             scalars, waited = _accumulate_gradients(run.wrapped, batches, run.accumulate, runtime)
@@ -119,6 +123,7 @@ def fit(
                 run.record(scalars | {"lr": lr, "weight_decay": decay} | norms)
                 if run.step % train.save_every == 0 or run.step == train.steps:
                     run.save()
+        run.save()  # unless it has been: a run that is told to stop
     except KeyboardInterrupt:
         run.save()
         run.say(f"Interrupted at step {run.step}: saved in {run_dir}. Go on with: the same command and --resume")
@@ -178,6 +183,7 @@ class _Run:
         runtime: Runtime,
         config: dict[str, Any],
         monitor: Monitor | None,
+        optimizer_state: dict[str, Any] | None,
     ) -> None:
         self.task, self.hooks = task.to(runtime.device).train(), cast(Task, task)
         self.train, self.run_dir, self.runtime, self.config, self.monitor = train, run_dir, runtime, config, monitor
@@ -185,6 +191,8 @@ class _Run:
         self.warmup = warmup_steps(optim, train.steps)
         self.groups = self.hooks.param_groups()
         self.optimizer = make_optimizer(self.groups, optim)
+        if optimizer_state is not None:
+            self.optimizer.load_state_dict(optimizer_state)
         if runtime.is_main:
             open_run_dir(run_dir, train)
         self.checkpoints = run_dir / "checkpoints"
@@ -269,6 +277,13 @@ class _Run:
             print(text, flush=True)
 
 
+def _told_to(stop: Callable[[], bool] | None, runtime: Runtime) -> bool:
+    """Whether the main process says so, in all processes."""
+    if stop is None:
+        return False
+    return runtime.mean({"stop": float(runtime.is_main and stop())})["stop"] > 0
+
+
 def _accumulate_gradients(
     task: nn.Module, batches: Iterator[Batch], accumulate: int, runtime: Runtime
 ) -> tuple[dict[str, float], float]:
@@ -325,12 +340,14 @@ def _on_device(
     loader_factory: Callable[[int], Iterable[Batch]], step: int, device: torch.device
 ) -> Generator[Batch, None, None]:
     for batch in loader_factory(step):
-        yield {key: _move(value, device) for key, value in batch.items()}
+        yield _move(batch, device)
 
 
 def _move(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: _move(item, device) for key, item in value.items()}
     return [_move(item, device) for item in value] if isinstance(value, list) else value
 
 

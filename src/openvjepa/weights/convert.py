@@ -1,7 +1,8 @@
-"""Foreign files to our modules: prefixes, and geometry read off the tensors (spec section 7).
+"""Meta's files to our modules: prefixes, the section to take, and geometry read off the tensors (spec section 7).
 
-Parameters of our modules carry Meta's names, so that V-JEPA 1 and nano-JEPA files differ in prefixes only. What the
-files do not hold (clip shape, attention heads) follows from the tensors or from the caller.
+Parameters of our modules carry Meta's names, so that files of V-JEPA 1, 2, 2.1 and nano-JEPA differ in prefixes only. What
+the files do not hold (attention heads, and the clip's shape where positions are rotary) follows from published sizes or
+from the caller.
 """
 
 from __future__ import annotations
@@ -16,12 +17,19 @@ from torch import Tensor
 from openvjepa.config import ENCODER_SIZES, ModelConfig, from_mapping
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.grid import TokenGrid
+from openvjepa.model.layers import hidden_width
 from openvjepa.model.positions import axis_widths, sincos_2d, sincos_3d
 
 PREFIXES = ("module.", "backbone.")
 """Wrappers around V-JEPA modules: DistributedDataParallel and Meta's multi-mask wrapper."""
-V2_MASK_TOKENS = 10
-"""Mask tokens of the published V-JEPA 2 predictors (V-JEPA 1: 2)."""
+SECTIONS = ("target_encoder", "ema_encoder", "encoder")
+"""Where an encoder stands in a container, best first: the moving average is the published model."""
+V1_MASK_TOKENS, V2_MASK_TOKENS = 2, 10
+"""Mask tokens of the published predictors of V-JEPA 1 and 2."""
+ROPE_PREDICTOR = (384, 12)
+"""Width and attention heads of the published predictors of V-JEPA 2 and 2.1."""
+LEVELS = {12: (2, 5, 8, 11), 24: (5, 11, 17, 23), 40: (9, 19, 29, 39), 48: (11, 23, 37, 47)}
+"""Blocks with a norm of their own in V-JEPA 2.1, by depth (vjepa21, section 1)."""
 CODE_TOLERANCE = 1e-2  # stored codes differ from exact ones by an EMA's rounding, at most; from another grid's by ~1
 
 
@@ -49,10 +57,10 @@ def strip_prefixes(section: object, where: str) -> dict[str, Tensor]:
 def infer_config(
     encoder: Mapping[str, Tensor], predictor: Mapping[str, Tensor] | None, arch: Mapping[str, Any], where: str
 ) -> ModelConfig:
-    """Configuration of a V-JEPA 1 model, read off its tensors.
+    """Configuration of a V-JEPA 1, 2 or 2.1 model, read off its tensors.
 
-    Patch, tubelet, widths and depths are shapes; frames and image size are decoded from the position codes; heads are
-    those of a known size with this width and depth.
+    Patch, tubelet, widths and depths are shapes; frames and image size are decoded from the position codes of V-JEPA 1
+    (rotary models store none); heads are those of a known size with this width and depth.
 
     Args:
         encoder: state of an encoder.
@@ -61,26 +69,99 @@ def infer_config(
         where: file, for errors.
 
     Raises:
-        CheckpointError: something can neither be read off nor is in `arch`, `arch` has an unknown field, the numbers do
-            not fit together, or the file is a V-JEPA 2 one.
+        CheckpointError: something can neither be read off nor is in `arch`, `arch` has an unknown field, or the numbers do
+            not fit together.
     """
     kernel = _shape(encoder, "patch_embed.proj.weight", (4, 5), where)
-    embed_dim, patch_size = kernel[0], kernel[-1]
-    values: dict[str, Any] = {"patch_size": patch_size}
+    values: dict[str, Any] = {"patch_size": kernel[-1], "positions": _positions(encoder, predictor, arch, where)}
     if len(kernel) == 5:
         values["tubelet_size"] = kernel[2]
     if not {"num_frames", "img_size"} <= arch.keys():
-        values |= _geometry(encoder, kernel, where)
+        values |= _geometry(encoder, kernel, values["positions"], where)
     hidden, _ = _shape(encoder, "blocks.0.mlp.fc1.weight", (2,), where)
-    values |= _size(embed_dim, _count(encoder, "blocks"), hidden, arch, where)
+    depth = _count(encoder, "blocks")
+    values |= _size(kernel[0], depth, hidden, values["positions"], arch, where)
+    if "blocks.0.mlp.fc3.weight" in encoder:
+        values["mlp"] = "swiglu"
+    if _count(encoder, "norms_block"):
+        values |= _hierarchy(encoder, depth, arch, where)
     if predictor is not None:
-        mask_tokens = _count(predictor, "mask_tokens")
-        if mask_tokens == V2_MASK_TOKENS:
-            raise CheckpointError(f"{where}: a V-JEPA 2 file ({mask_tokens} mask tokens), which cannot be read yet")
-        values["predictor_embed_dim"] = _shape(predictor, "predictor_embed.weight", (2,), where)[0]
-        values["predictor_depth"] = _count(predictor, "predictor_blocks")
-        values["num_mask_tokens"] = mask_tokens
+        values |= _predictor(predictor, kernel[0], values["positions"], arch, where)
     return make_config(values | dict(arch), where)
+
+
+def _positions(
+    encoder: Mapping[str, Tensor], predictor: Mapping[str, Tensor] | None, arch: Mapping[str, Any], where: str
+) -> str:
+    """The scheme of positions; V-JEPA 2 files may hold codes that the model does not use."""
+    if "positions" in arch:
+        return str(arch["positions"])
+    if _count(encoder, "norms_block"):
+        return "rope"
+    if "pos_embed" not in encoder:
+        return "rope-tiled"
+    mask_tokens = _count(predictor, "mask_tokens") if predictor else V1_MASK_TOKENS
+    if mask_tokens == V2_MASK_TOKENS or (predictor and "action_encoder.weight" in predictor):
+        return "rope-tiled"
+    if mask_tokens == V1_MASK_TOKENS or where.endswith(
+        ".tar"
+    ):  # Meta's V-JEPA 1 files are .pth.tar, those of 2 are .pt
+        return "sincos"
+    raise CheckpointError(
+        f"{where}: has position codes and {mask_tokens} mask tokens, which is neither V-JEPA 1 ({V1_MASK_TOKENS}) nor 2 "
+        f'({V2_MASK_TOKENS}): pass arch={{"positions": "sincos"}} for V-JEPA 1, "rope-tiled" for V-JEPA 2'
+    )
+
+
+def _hierarchy(encoder: Mapping[str, Tensor], depth: int, arch: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Fields of a V-JEPA 2.1 encoder."""
+    count = _count(encoder, "norms_block")
+    if "levels" not in arch and (depth not in LEVELS or count != len(LEVELS[depth])):
+        raise CheckpointError(
+            f"{where}: {count} normed levels of {depth} blocks, which no published model has: pass "
+            'arch={"levels": [...]}, the blocks from 0'
+        )
+    has_images = "patch_embed_img.proj.weight" in encoder
+    return {"levels": LEVELS.get(depth, ()), "modality_embed": has_images, "interpolate_rope": True}
+
+
+def _predictor(
+    predictor: Mapping[str, Tensor], embed_dim: int, positions: str, arch: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Fields of the predictor."""
+    several = "predictor_embed.0.weight" in predictor
+    last = "predictor_embed.2.weight" if several else "predictor_embed.weight"
+    width, _ = _shape(predictor, last, (2,), where)
+    values: dict[str, Any] = {"predictor_embed_dim": width, "predictor_depth": _count(predictor, "predictor_blocks")}
+    levels = 1
+    if several:
+        levels = _shape(predictor, "predictor_embed.0.weight", (2,), where)[1] // embed_dim
+        values["predictor_levels"] = levels
+    if "action_encoder.weight" in predictor:
+        values["predictor_kind"] = "action"
+    else:
+        values["num_mask_tokens"] = _count(predictor, "mask_tokens")
+    out_dim, _ = _shape(predictor, "predictor_proj.weight", (2,), where)
+    if out_dim != levels * embed_dim:
+        values["predictor_out_dim"] = out_dim
+    if "predictor_proj_context.weight" in predictor:
+        values["predict_context"] = True
+    if positions != "sincos" and "predictor_num_heads" not in arch:  # V-JEPA 1: as many as the encoder
+        known = {ROPE_PREDICTOR[0]: ROPE_PREDICTOR[1], 1024: 16}  # 1024: V-JEPA 2-AC
+        if width not in known:
+            raise CheckpointError(
+                f"{where}: the file does not hold the number of attention heads of its predictor of width {width}: pass "
+                'arch={"predictor_num_heads": ...}'
+            )
+        values["predictor_num_heads"] = known[width]
+    return values
+
+
+def drop_unused_codes(state: Mapping[str, Tensor], config: ModelConfig) -> tuple[dict[str, Tensor], list[str]]:
+    """A state without the position codes that files of rotary models may hold, and what was done, in words."""
+    unused = [name for name in ("pos_embed", "predictor_pos_embed") if name in state and config.positions != "sincos"]
+    kept = {name: value for name, value in state.items() if name not in unused}
+    return kept, [f"{name} dropped: a model with rotary positions does not use it" for name in unused]
 
 
 def make_config(values: Mapping[str, Any], where: str) -> ModelConfig:
@@ -95,13 +176,20 @@ def make_config(values: Mapping[str, Any], where: str) -> ModelConfig:
         raise CheckpointError(f"{where}: {error}") from None
 
 
-def _size(embed_dim: int, depth: int, hidden: int, arch: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Fields of ModelConfig for an encoder of this width and depth: a known size, or the numbers themselves."""
+def _size(
+    embed_dim: int, depth: int, hidden: int, positions: str, arch: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Fields of ModelConfig for an encoder of this width and depth: a known size, or the numbers themselves.
+
+    All published models with rotary positions have heads of 64 channels, which tells V-JEPA 2's ViT-g from V-JEPA 1's.
+    """
     known = [
         name
         for name, (d, n, _, ratio) in ENCODER_SIZES.items()
-        if (d, n) == (embed_dim, depth) and hidden == int(d * ratio)
+        if (d, n) == (embed_dim, depth) and hidden == hidden_width(d, ratio)
     ]
+    if positions != "sincos":
+        known = [name for name in known if ENCODER_SIZES[name][0] == 64 * ENCODER_SIZES[name][2]]
     if len(known) == 1 and "arch" not in arch:
         return {"arch": known[0]}
     if not {"arch", "num_heads"} & arch.keys():
@@ -113,10 +201,13 @@ def _size(embed_dim: int, depth: int, hidden: int, arch: Mapping[str, Any], wher
     return {"embed_dim": embed_dim, "depth": depth, "mlp_ratio": hidden / embed_dim}
 
 
-def _geometry(encoder: Mapping[str, Tensor], kernel: tuple[int, ...], where: str) -> dict[str, Any]:
+def _geometry(encoder: Mapping[str, Tensor], kernel: tuple[int, ...], positions: str, where: str) -> dict[str, Any]:
     """num_frames, img_size and uniform_power, decoded from the position codes."""
-    if "pos_embed" not in encoder:
-        raise CheckpointError(f"{where}: no position codes (pos_embed): V-JEPA 2 files cannot be read yet")
+    if positions != "sincos" or "pos_embed" not in encoder:
+        raise CheckpointError(
+            f'{where}: the file does not hold the shape of a clip: pass arch={{"num_frames": ..., "img_size": ...}}, as '
+            "the model was trained"
+        )
     codes = encoder["pos_embed"].float()
     if codes.ndim == 3 and len(codes) == 1 and codes.shape[2] == kernel[0]:
         for uniform_power in (True, False):

@@ -1,41 +1,40 @@
-"""Load and save models: our run folders, Meta's and nano-JEPA's V-JEPA 1 files. Nothing in a file is ever executed."""
+"""Load and save models: registry names, Meta's, nano-JEPA's and Hugging Face's files, our run folders."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
-import pickle
-import warnings
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from openvjepa.config import ModelConfig, to_mapping
 from openvjepa.errors import CheckpointError
+from openvjepa.model.action import ActionPredictor
 from openvjepa.model.encoder import Encoder
-from openvjepa.model.pooler import AttentiveClassifier
 from openvjepa.model.positions import position_codes
 from openvjepa.model.predictor import Predictor
 from openvjepa.train.checkpoint import list_checkpoints
-from openvjepa.weights.convert import infer_config, make_config, strip_prefixes
+from openvjepa.weights import registry
+from openvjepa.weights.convert import SECTIONS, drop_unused_codes, infer_config, make_config, strip_prefixes
+from openvjepa.weights.download import fetch_hf, fetch_url
+from openvjepa.weights.files import (
+    converted_facts,
+    load_strictly,
+    read_container,
+    read_tensors,
+    write_file,
+    write_tensors,
+)
+from openvjepa.weights.hf import read_hf
+from openvjepa.weights.probes import Probe, fill_probe, load_probe, probe_facts
 
-WEIGHTS, SETTINGS = "model.safetensors", "model.yaml"
-_SECTIONS = ("target_encoder", "encoder")  # the EMA copy is the published model
-# What torch.load was seen to raise for damaged files; it refuses code by an UnpicklingError.
-_LOAD_ERRORS = (
-    OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, AssertionError, OverflowError,
-    MemoryError, pickle.UnpicklingError, zipfile.BadZipFile,
-)  # fmt: skip
+WEIGHTS, SETTINGS, HF_SETTINGS = "model.safetensors", "model.yaml", "config.json"
+_HF_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -44,225 +43,191 @@ class LoadedModel:
 
     encoder: Encoder
     """Clip float [B, 3, T, H, W] (normalised) -> tokens [B, N, D]."""
-    predictor: Predictor | None
+    predictor: Predictor | ActionPredictor | None
     """Present where the file has one."""
     config: ModelConfig
     """What encoder and predictor were built from."""
     source: str
-    """The folder or file that was asked for."""
+    """What was asked for."""
     section: str
     """Part of the file that the encoder comes from."""
+    probe: Probe | None = None
+    """Tokens [B, N, D] -> logits [B, classes], where the source has one."""
+    labels: tuple[str, ...] | None = None
+    """Names of the probe's classes, where they are known."""
+    antialias: bool = True
+    """How frames are made smaller on the way in: Meta's models saw plain bilinear resizing, Hugging Face's antialiased."""
+    notes: tuple[str, ...] = ()
+    """What was done to tensors that do not fit as they are: one line for each named rule that was applied."""
+
+    def __str__(self) -> str:
+        """One line for people: what was loaded, and from which part of what."""
+        size = sum(parameter.numel() for parameter in self.encoder.parameters()) / 1e6
+        height, width = self.config.image_hw
+        parts = [f"encoder {size:.1f} M ({self.section})"]
+        parts += [] if self.predictor is None else ["predictor"]
+        parts += [] if self.probe is None else [f"probe of {self.probe.linear.out_features} classes"]
+        return "; ".join(
+            [f"{self.source}: {', '.join(parts)}, {self.config.num_frames} x {height} x {width}", *self.notes]
+        )
 
 
-def load_model(source: str | Path, *, arch: Mapping[str, Any] | None = None) -> LoadedModel:
-    """Load a pretrained encoder, and its predictor where there is one.
-
-    Args:
-        source: a run folder of `vjepa pretrain` (finished, or with a checkpoint) or `vjepa probe`, one of its
-            checkpoints, or a checkpoint file of V-JEPA 1 or nano-JEPA.
-        arch: ModelConfig fields that replace what the source says, for example {"num_heads": 3} for a foreign file of
-            an unknown size, or {"img_size": 384}: position codes of another clip shape are made anew.
-
-    Raises:
-        CheckpointError: missing, damaged or not such a file; names every tensor that is missing, unexpected or of
-            another shape.
-    """
-    path, arch = Path(source), arch or {}
-    if path.is_dir() and (path / WEIGHTS).exists():
-        return _load_folder(path, arch)
-    if path.is_dir():
-        checkpoints = list_checkpoints(path / "checkpoints")
-        if not checkpoints:
-            raise CheckpointError(f"{path}: no {WEIGHTS} and no checkpoints in it: not the folder of a run")
-        path = checkpoints[-1]
-    container = read_container(path)
-    if {"model", "step", "config"} <= container.keys():
-        return _load_checkpoint(container, arch, str(path))
-    section = next((name for name in _SECTIONS if name in container), None)
-    if section is None:
-        raise CheckpointError(f"{path}: no {' or '.join(_SECTIONS)} in it, only {_names(container)}")
-    encoder = strip_prefixes(container[section], f"{path} ({section})")
-    predictor = strip_prefixes(container["predictor"], f"{path} (predictor)") if "predictor" in container else None
-    config = infer_config(encoder, predictor, arch, str(path))
-    return _build(config, encoder, predictor, str(path), section)
-
-
-def load_probe(source: str | Path, *, num_heads: int, apply_projection: bool = False) -> AttentiveClassifier:
-    """Load an attentive probe of V-JEPA 1 or nano-JEPA (`...-probe-latest.pth.tar`), in eval mode.
+def load_model(
+    source: str | Path, *, arch: Mapping[str, Any] | None = None, probe: str | Path | None = None
+) -> LoadedModel:
+    """Load a pretrained encoder, with its predictor and probe where there are any.
 
     Args:
-        source: the file.
-        num_heads: attention heads, which the file does not hold: as many as the encoder has.
-        apply_projection: True for probes that nano-JEPA trained: they apply the output projection that Meta's skip,
-            while the files look alike (spec section 6).
+        source: a name that `vjepa models` lists; a checkpoint file of V-JEPA 1, 2, 2.1 or nano-JEPA; a Hugging Face folder
+            or its id ("facebook/vjepa2-vitl-fpc64-256"); a run folder of `vjepa pretrain` (finished, or with a checkpoint)
+            or `vjepa probe`, or one of its checkpoints.
+        arch: ModelConfig fields that replace what the source says: for example {"num_heads": 3} for a foreign file of an
+            unknown size, {"num_frames": 16, "img_size": 256} for a V-JEPA 2 file of your own, or {"img_size": 384}: position
+            codes of another clip shape are made anew.
+        probe: an attentive probe's file that belongs to it, or for a name the probe's own ("k400"); see `load_probe`.
 
     Raises:
-        CheckpointError: missing, damaged, not such a file, or with tensors that do not fit.
+        CheckpointError: unknown, missing, damaged or not such a file; names every tensor that is missing, unexpected or of
+            another shape, unless a named rule accounts for it (`LoadedModel.notes`).
     """
-    container = read_container(Path(source))
-    if "classifier" not in container:
-        raise CheckpointError(f"{source}: no classifier in it, only {_names(container)}")
-    state = strip_prefixes(container["classifier"], str(source))
-    if "linear.weight" not in state or state["linear.weight"].ndim != 2:
-        raise CheckpointError(f"{source}: no linear.weight [classes, D]: not an attentive probe")
-    num_classes, embed_dim = state["linear.weight"].shape
-    if num_heads < 1 or embed_dim % num_heads:
-        raise CheckpointError(f"{source}: a probe of width {embed_dim} cannot have {num_heads} heads")
-    blocks = {key.split(".")[2] for key in state if key.startswith("pooler.blocks.")}
-    complete = any(key.startswith("pooler.cross_attention_block.mlp.") for key in state)
-    probe = AttentiveClassifier(
-        embed_dim,
-        num_heads,
-        num_classes,
-        depth=1 + len(blocks),
-        complete_block=complete,
-        apply_projection=apply_projection,
-    )
-    load_strictly(probe, state, str(source))
-    return probe.eval().requires_grad_(False)
+    path, known = _locate(source)
+    arch = {**known, **(arch or {})}
+    model = _load_folder(path, arch) if path.is_dir() else _load_container(read_container(path), path, arch)
+    return model if probe is None else _with_probe(model, str(source), probe)
 
 
-def save_model(folder: str | Path, encoder: Encoder, predictor: Predictor | None = None) -> Path:
-    """Write an encoder (and predictor) as model.safetensors and model.yaml; atomic, each file complete or absent.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
-    state = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
-    if predictor is not None:
-        state |= {f"predictor.{key}": value for key, value in predictor.state_dict().items()}
-    settings = yaml.safe_dump({"model": to_mapping(encoder.config)}, sort_keys=False)
-    write_file(Path(folder) / SETTINGS, settings.encode())
-    return write_tensors(Path(folder) / WEIGHTS, state)
-
-
-def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> Path:
-    """Write tensors as safetensors, atomically; metadata values are stored as JSON.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    temporary = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, {key: json.dumps(value) for key, value in (metadata or {}).items()})
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        _discard(temporary)
+def _with_probe(model: LoadedModel, source: str, probe: str | Path) -> LoadedModel:
+    info = registry.find(source)
+    urls = info.probes if info else {}
+    path = fetch_url(urls[str(probe)]) if str(probe) in urls else Path(probe)
+    loaded = load_probe(path)
+    if loaded.linear.in_features != model.encoder.embed_dim:
         raise CheckpointError(
-            f"{path}: cannot be written ({error}): free some space or choose another folder"
-        ) from None
-    return path
+            f"{probe}: a probe of width {loaded.linear.in_features}, but the encoder's is {model.encoder.embed_dim}"
+        )
+    labels = converted_facts(read_container(path)).get("labels")
+    if labels is not None and (not isinstance(labels, list) or len(labels) != loaded.linear.out_features):
+        raise CheckpointError(f"{probe}: its labels do not name its {loaded.linear.out_features} classes")
+    note = f"{probe} read as nano-JEPA's (no prefix `module.`): its output projection is applied"
+    notes = (*model.notes, note) if loaded.pooler.style == "nano" else model.notes
+    return replace(model, probe=loaded, labels=tuple(map(str, labels)) if labels else None, notes=notes)
 
 
-def write_file(path: Path, content: bytes) -> Path:
-    """Write a small file atomically.
+def _locate(source: str | Path) -> tuple[Path, Mapping[str, Any]]:
+    """File or folder of a source, fetched if need be, and what is known of its architecture."""
+    path, name = Path(source), str(source)
+    if path.exists():
+        known = registry.of_file(path.name) if path.is_file() else None
+        return path, known.arch if known else {}
+    info = registry.find(name)
+    if info is not None and info.url is not None:
+        return fetch_url(info.url), info.arch
+    if info is not None and info.hf_id is not None:
+        return fetch_hf(info.hf_id), {}
+    if _HF_ID.fullmatch(name) and isinstance(source, str) and not path.suffix:
+        return fetch_hf(name), {}
+    raise CheckpointError(f"{source}: no such file or folder, and no model of this name{registry.suggest(name)}")
+
+
+def save_model(
+    folder: str | Path,
+    encoder: Encoder,
+    predictor: Predictor | ActionPredictor | None = None,
+    *,
+    probe: Probe | None = None,
+    labels: Sequence[str] | None = None,
+    antialias: bool = True,
+) -> Path:
+    """Write a model as model.safetensors and model.yaml; atomic, each file complete or absent.
+
+    Args:
+        folder: where to.
+        encoder, predictor, probe: its parts.
+        labels: names of the probe's classes; None: their numbers.
+        antialias: how frames are resized for it.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    temporary = path.with_suffix(path.suffix + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        _discard(temporary)
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from None
-    return path
-
-
-def _discard(path: Path) -> None:
-    """Delete what was half written, if there is anything, and let the first error be the one that is told."""
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises:
-        CheckpointError: missing or damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 - not a mapping
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error})") from None
-
-
-def weights_digest(module: nn.Module) -> str:
-    """sha256 over the names, types and values of a module's tensors."""
-    digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict in which every tensor must be present and fit.
-
-    Raises:
-        CheckpointError: names what is missing, unexpected or of another shape.
-    """
-    wanted = module.state_dict()
-    missing = [key for key in wanted if key not in state]
-    unexpected = [key for key in state if key not in wanted]
-    reshaped = [
-        f"{key} is {list(state[key].shape)}, expected {list(wanted[key].shape)}"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    kinds = {"missing": missing, "unexpected": unexpected, "reshaped": reshaped}
-    problems = [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in kinds.items() if keys]
-    if problems:
-        raise CheckpointError(f"{source}: does not fit the model ({'; '.join(problems)})")
-    module.load_state_dict(state)
-
-
-def read_container(path: Path) -> dict[str, Any]:
-    """A dictionary that torch saved, memory-mapped, so that only what is used is read; code in it is never run.
-
-    Raises:
-        CheckpointError: missing, damaged, or something else than a dictionary of tensors and plain values.
-    """
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of files that are refused right after
-            container = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except _LOAD_ERRORS as error:
-        reason = getattr(error, "strerror", None) or "damaged, not a checkpoint, or with code in it, which is never run"
-        raise CheckpointError(f"{path}: cannot be read ({reason})") from None
-    if not isinstance(container, dict):
-        raise CheckpointError(f"{path}: not a checkpoint of V-JEPA")
-    return container
+    parts = {"encoder": encoder, "predictor": predictor, "classifier": probe}
+    modules = {part: module.state_dict() for part, module in parts.items() if module is not None}
+    state = {f"{part}.{key}": value for part, tensors in modules.items() for key, value in tensors.items()}
+    metadata = {}
+    if probe is not None:
+        names = list(labels) if labels else [str(number) for number in range(probe.linear.out_features)]
+        metadata["classifier"] = {"classes": names, "probe": probe_facts(probe)}
+    settings = yaml.safe_dump({"model": to_mapping(encoder.config), "antialias": antialias}, sort_keys=False)
+    write_file(Path(folder) / SETTINGS, settings.encode())
+    return write_tensors(Path(folder) / WEIGHTS, state, metadata)
 
 
 def _load_folder(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
+    if (path / SETTINGS).exists():
+        return _load_own(path, arch)
+    if (path / HF_SETTINGS).exists():
+        return _load_hf(path, arch)
+    checkpoints = list_checkpoints(path / "checkpoints")
+    if checkpoints:
+        return _load_container(read_container(checkpoints[-1]), checkpoints[-1], arch)
+    raise CheckpointError(
+        f"{path}: no {WEIGHTS} with {SETTINGS} or {HF_SETTINGS}, and no checkpoints: not the folder of a run or model"
+    )
+
+
+def _load_own(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
     try:
         settings = yaml.safe_load((path / SETTINGS).read_text(encoding="utf-8"))
-        values = {**settings["model"], **arch}
+        values, antialias = {**settings["model"], **arch}, bool(settings.get("antialias", True))
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path / SETTINGS}: cannot be read ({reason})") from None
     config = make_config(values, str(path / SETTINGS))
-    tensors, _ = read_tensors(path / WEIGHTS)
-    encoder, predictor = _part(tensors, "encoder."), _part(tensors, "predictor.")
-    return _build(config, encoder, predictor or None, str(path), "encoder")
+    tensors, metadata = read_tensors(path / WEIGHTS)
+    encoder, predictor, classifier = (_part(tensors, f"{name}.") for name in ("encoder", "predictor", "classifier"))
+    model = replace(_build(config, encoder, predictor, str(path), "encoder"), antialias=antialias)
+    if not classifier:
+        return model
+    try:
+        labels, facts = tuple(metadata["classifier"]["classes"]), metadata["classifier"]["probe"]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / WEIGHTS}: its classifier cannot be read ({error})") from None
+    probe = fill_probe(facts, config.dims.embed_dim, len(labels), classifier, f"{path} (classifier)")
+    return replace(model, probe=probe, labels=labels)
+
+
+def _load_hf(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
+    found = read_hf(path)
+    config = make_config({**to_mapping(found.config), **arch}, str(path)) if arch else found.config
+    model = _build(config, found.encoder, found.predictor or {}, str(path), "encoder")
+    if found.probe is None or found.probe_facts is None:
+        return model
+    classes = len(found.probe["linear.weight"])
+    facts = {"kind": "attentive", **found.probe_facts}
+    probe = fill_probe(facts, config.dims.embed_dim, classes, found.probe, f"{path} (classifier)")
+    return replace(model, probe=probe, labels=found.labels)
+
+
+def _load_container(container: Mapping[str, Any], path: Path, arch: Mapping[str, Any]) -> LoadedModel:
+    if {"model", "step", "config"} <= container.keys():
+        return _load_checkpoint(container, arch, str(path))
+    section = next((name for name in SECTIONS if name in container), None)
+    if section is None:
+        names = ", ".join(map(str, container)) or "nothing"
+        raise CheckpointError(f"{path}: no {', '.join(SECTIONS[:-1])} or {SECTIONS[-1]} in it, only {names}")
+    encoder = strip_prefixes(container[section], f"{path} ({section})")
+    predictor = strip_prefixes(container["predictor"], f"{path} (predictor)") if "predictor" in container else None
+    facts = converted_facts(container)
+    if isinstance(facts.get("model"), dict):
+        config = make_config({**facts["model"], **arch}, str(path))
+    else:
+        config = infer_config(encoder, predictor, arch, str(path))
+    antialias = bool(facts.get("antialias", False))
+    return replace(_build(config, encoder, predictor or {}, str(path), section), antialias=antialias)
 
 
 def _load_checkpoint(container: Mapping[str, Any], arch: Mapping[str, Any], source: str) -> LoadedModel:
     """A model out of the state of a pretraining run (`PretrainTask.state_dict`)."""
-    settings, section = container["config"], _SECTIONS[0]
+    settings, section = container["config"], SECTIONS[0]
     state = strip_prefixes(container["model"], source)
     encoder, predictor = _part(state, f"jepa.{section}."), _part(state, "jepa.predictor.")
     if not encoder or not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
@@ -275,35 +240,34 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _names(container: Mapping[str, Any]) -> str:
-    return ", ".join(map(str, container)) or "nothing"
-
-
 def _build(
     config: ModelConfig,
     encoder_state: Mapping[str, Tensor],
-    predictor_state: Mapping[str, Tensor] | None,
+    predictor_state: Mapping[str, Tensor],
     source: str,
     section: str,
 ) -> LoadedModel:
-    with torch.device("meta"):  # no time for initial values that the file replaces
+    """A model of this configuration with these tensors; no predictor where there are none for it."""
+    with torch.device("meta"):  # no memory and no time for initial values that the file replaces
         encoder = Encoder(config)
-        predictor = Predictor(config) if predictor_state else None
-    codes = position_codes(config.dims.embed_dim, config)
-    _fill(encoder, _with_codes(encoder_state, "pos_embed", codes), f"{source} ({section})")
-    if predictor is not None and predictor_state:
-        codes = position_codes(config.predictor_embed_dim, config)
-        _fill(predictor, _with_codes(predictor_state, "predictor_pos_embed", codes), f"{source} (predictor)")
-    return LoadedModel(encoder, predictor, config, source, section)
+        kind = ActionPredictor if config.predictor_kind == "action" else Predictor
+        predictor = kind(config) if predictor_state else None
+    notes = _fill(encoder, encoder_state, config, "pos_embed", config.dims.embed_dim, f"{source} ({section})")
+    if predictor is not None:
+        width = config.predictor_embed_dim
+        notes += _fill(predictor, predictor_state, config, "predictor_pos_embed", width, f"{source} (predictor)")
+    return LoadedModel(encoder, predictor, config, source, section, notes=tuple(notes))
 
 
-def _fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def _fill(
+    module: nn.Module, state: Mapping[str, Tensor], config: ModelConfig, codes: str, width: int, source: str
+) -> list[str]:
+    """Load a module's tensors; the rules by which one may differ: unused codes, and codes of another clip shape."""
+    state, notes = drop_unused_codes(state, config)
+    stored = state.get(codes)
+    if stored is not None and stored.ndim == 3 and stored.shape[1] != config.grid.tokens:
+        state[codes] = position_codes(width, config)
+        notes.append(f"{codes} made anew for {config.grid.t} x {config.grid.h} x {config.grid.w} tokens")
     load_strictly(module.to_empty(device="cpu"), state, source)
     module.eval().requires_grad_(False)
-
-
-def _with_codes(state: Mapping[str, Tensor], name: str, codes: Tensor) -> dict[str, Tensor]:
-    """The one rule by which a tensor of another shape is no error: codes of another clip shape are made anew."""
-    stored = state.get(name)
-    other_grid = stored is not None and stored.ndim == 3 and stored.shape[1] != codes.shape[1]
-    return {**state, name: codes} if other_grid else dict(state)
+    return notes

@@ -1,0 +1,112 @@
+"""Which kernel computes attention.
+
+In float32, and on GPUs, torch's own does. In bf16 on CPUs its backward pass takes twice the time of plain products, and on
+CPUs without AMX its forward pass does, too (figures in docs/performance.md). The choice follows from type, device and
+processor alone and never from a timing, so that a resumed run computes the same bits.
+
+Shapes: B clips, h heads, N queries, M keys, d channels of a head; a pair is one head of one clip.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_BYTES = 16 * 2**20
+"""Largest attention matrix at a time, unless each thread would have less than a pair: it should stay in the caches."""
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, by the fastest kernel for these tensors.
+
+    Args:
+        q: [B, h, N, d].
+        k: [B, h, M, d].
+        v: [B, h, M, d].
+        mask: bool [N, M], who may look at whom.
+
+    Returns:
+        [B, h, N, d].
+    """
+    if mask is None and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+            return _ChunkedAttention.apply(q, k, v)  # pyright: ignore[reportReturnType]
+        return _forward(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def describe(device: torch.device, dtype: torch.dtype) -> str:
+    """The kernels that `attention` chooses, in words."""
+    if device.type != "cpu" or dtype != torch.bfloat16:
+        return "torch's attention"
+    return f"{'torch' if _has_amx() else 'chunked'} attention forward, chunked backward"
+
+
+@lru_cache
+def _has_amx() -> bool:
+    """Whether torch's bf16 attention computes with AMX tiles; without, it is slower than products of its own."""
+    return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v) if _has_amx() else chunked_forward(q, k, v)
+
+
+def chunked_forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention as product, softmax, product over a few pairs at a time; shapes as for `attention`."""
+    queries, keys, values = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    out = torch.empty_like(queries, memory_format=torch.contiguous_format)
+    for pairs in _chunks(queries, keys):
+        torch.bmm(_weights(queries[pairs], keys[pairs]), values[pairs], out=out[pairs])
+    return out.view(q.shape)
+
+
+def chunked_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients for q, k and v, with the attention matrix computed again, a few pairs at a time.
+
+    Args:
+        grad: of the output, [B, h, N, d].
+        q: as for `attention`, like k and v.
+        k: [B, h, M, d].
+        v: [B, h, M, d].
+    """
+    grads, queries, keys, values = (x.flatten(0, 1) for x in (grad, q, k, v))
+    dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (queries, keys, values))
+    for pairs in _chunks(queries, keys):
+        weights = _weights(queries[pairs], keys[pairs])
+        torch.bmm(weights.transpose(1, 2), grads[pairs], out=dv[pairs])
+        errors = torch.bmm(grads[pairs], values[pairs].transpose(1, 2))
+        errors = torch._softmax_backward_data(errors, weights, -1, weights.dtype)  # pyright: ignore
+        torch.bmm(errors, keys[pairs], out=dq[pairs])
+        torch.bmm(errors.transpose(1, 2), queries[pairs], out=dk[pairs])
+    scale = q.shape[-1] ** -0.5
+    return dq.mul_(scale).view(q.shape), dk.mul_(scale).view(k.shape), dv.view(v.shape)
+
+
+def _weights(q: Tensor, k: Tensor) -> Tensor:
+    """Attention matrices [n, N, M] of n pairs."""
+    return torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2)).softmax(-1)
+
+
+def _chunks(q: Tensor, k: Tensor) -> list[slice]:
+    """Ranges of pairs, of q [pairs, N, d] and k [pairs, M, d], whose attention matrices are computed together."""
+    matrix = q.shape[1] * k.shape[1] * q.element_size()
+    together = max(torch.get_num_threads(), CHUNK_BYTES // matrix)
+    return [slice(start, start + together) for start in range(0, len(q), together)]
+
+
+class _ChunkedAttention(torch.autograd.Function):
+    """The forward pass keeps nothing but its input; the backward pass is `chunked_backward`."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        return _forward(q, k, v)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore
+        return chunked_backward(grad, *ctx.saved_tensors)

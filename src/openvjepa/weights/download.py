@@ -1,0 +1,315 @@
+"""Published files: from Meta's server into torch.hub's cache, from Hugging Face into Hugging Face's.
+
+A download that was cut off goes on where it stopped. Meta's come in `<name>.part`, with the server's mark of the file's
+version in `<name>.part.version`: the server is asked for the rest of that version, and sends all of a newer one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from openvjepa.errors import CheckpointError
+from openvjepa.weights import registry
+
+ATTEMPTS = 5
+"""Tries in a row without a single new byte, after which a download is given up."""
+TIMEOUT = 30.0
+"""Seconds without an answer."""
+_CHUNK = 1 << 20
+_PASSING = (408, 425, 429)  # answers of a server that may be other ones a moment later, beside 5xx
+_HF_FILES = ("*.safetensors", "*.json")
+
+
+class _Dropped(Exception):
+    """A connection that failed or ended early, in a way that may pass."""
+
+
+def fetch_url(url: str, *, sha256: str | None = None) -> Path:
+    """A published file in torch.hub's cache ($TORCH_HOME/hub/checkpoints), downloaded if it is not there yet.
+
+    Atomic and resumable; safe while other processes want the same file. Connections that fail are tried again.
+
+    Args:
+        url: http or https.
+        sha256: what a new download must have, in hex.
+
+    Raises:
+        CheckpointError: not there and HF_HUB_OFFLINE is set; refused by the server; the connection fails for good; too
+            little space; another checksum.
+    """
+    path = _place(url)
+    if path.exists():
+        return path
+    if _offline():
+        raise CheckpointError(
+            f"{url}: not downloaded yet, and HF_HUB_OFFLINE is set: unset it, or save the file as {path}"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path):
+            if not path.exists():  # or another process was quicker
+                _download(url, path, sha256)
+    except OSError as error:  # of the disk; those of the network are dealt with below
+        raise CheckpointError(
+            f"{path}: cannot be written ({error.strerror or error}): free some space, or set TORCH_HOME to another place"
+        ) from None
+    return path
+
+
+def cached_url(url: str) -> Path | None:
+    """The file of `fetch_url`, if it is there."""
+    path = _place(url)
+    return path if path.exists() else None
+
+
+def fetch_hf(repo_id: str) -> Path:
+    """Folder of a model of Hugging Face in its cache ($HF_HOME), downloaded if it is not there yet: safetensors and JSON.
+
+    HF_ENDPOINT, HF_HUB_OFFLINE and the token of `hf auth login` are respected.
+
+    Raises:
+        CheckpointError: no such model, not allowed, not reachable, not there while offline, or without safetensors.
+    """
+    from huggingface_hub import constants, errors, snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repo_id, allow_patterns=list(_HF_FILES)))
+    except errors.GatedRepoError:
+        page = f"{constants.ENDPOINT}/{repo_id}"
+        raise CheckpointError(f"{repo_id}: accept its terms at {page}, then log in with `hf auth login`") from None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        raise CheckpointError(
+            f"{repo_id}: no such file or folder, and no such model on Hugging Face (for a private one: `hf auth login`)"
+        ) from None
+    except (OSError, errors.EntryNotFoundError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage]
+        if _offline():
+            raise CheckpointError(
+                f"{repo_id}: not downloaded yet, and HF_HUB_OFFLINE is set: unset it, or give the path of its folder"
+            ) from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{repo_id}: cannot be downloaded ({reason}): what has arrived is kept, try again"
+        ) from None
+    if next(folder.glob("*.safetensors"), None) is None:
+        raise CheckpointError(f"{repo_id}: has no .safetensors file, and other weights may run code: they are not read")
+    return folder
+
+
+def cached_hf(repo_id: str) -> Path | None:
+    """The folder of `fetch_hf`, if all of it is there."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repo_id, allow_patterns=list(_HF_FILES), local_files_only=True))
+    except errors.LocalEntryNotFoundError:
+        return None
+    return folder if next(folder.glob("*.safetensors"), None) else None
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _place(url: str) -> Path:
+    """Where a file belongs.
+
+    Published models keep their names, so that torch.hub's downloads are found. Names that several addresses share, or that
+    differ in case only (V-JEPA 2.1's g and G: one file on macOS and Windows), get a folder of their own.
+    """
+    cache = os.environ.get("TORCH_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch")
+    folder = Path(cache).expanduser() / "hub" / "checkpoints"
+    name = urlsplit(url).path.rpartition("/")[2]
+    info = registry.of_file(name)
+    if info is not None and info.url == url:
+        alike = [other for other in registry.list_models() if (other.file or "").lower() == name.lower()]
+        if len(alike) == 1 or (folder.is_dir() and name in os.listdir(folder)):
+            return folder / name
+    return folder / hashlib.sha256(url.encode()).hexdigest()[:8] / name
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process downloads this file."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        Console(stderr=True, soft_wrap=True).print(f"waiting for another process that downloads {path.name}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _download(url: str, path: Path, sha256: str | None) -> None:
+    part = path.with_name(f"{path.name}.part")
+    with _Meter(url, path) as meter:
+        most, failures = _size(part), 0
+        while True:
+            try:
+                _transfer(url, part, meter)
+                break
+            except _Dropped as error:
+                failures = failures + 1 if _size(part) <= most else 1
+                most = max(most, _size(part))
+                if failures == ATTEMPTS:
+                    raise CheckpointError(
+                        f"{url}: cannot be downloaded ({error}): what has arrived is kept, try again"
+                    ) from None
+            time.sleep(2.0 ** (failures - 1))
+    if sha256 is not None and (found := _sha256(part)) != sha256.lower():
+        part.unlink()
+        raise CheckpointError(f"{url}: what arrived has the sha256 {found}, expected {sha256}: it was deleted")
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    _version_file(part).unlink(missing_ok=True)
+
+
+def _transfer(url: str, part: Path, meter: _Meter) -> None:
+    """Get what is missing of a file, with one request.
+
+    Raises:
+        _Dropped: it may work the next time.
+        CheckpointError: it will not.
+        OSError: of the disk.
+    """
+    version = _version_file(part).read_text() if _version_file(part).exists() else ""
+    have = _size(part) if version else 0
+    resume = {"Range": f"bytes={have}-", "If-Range": version} if have else {}
+    response = _ask(urllib.request.Request(url, headers={"User-Agent": "openvjepa", **resume}))
+    with contextlib.closing(response):
+        span = response.headers.get("Content-Range", "")  # "bytes 100-999/1000", or "bytes */1000" after the end
+        if response.status == 416 and span == f"bytes */{have}":
+            return  # cut off between the last byte and the new name
+        if response.status == 416 or (response.status == 206 and not span.startswith(f"bytes {have}-")):
+            part.unlink()
+            raise _Dropped("the server has no such part of the file")
+        if response.status != 206:
+            have = 0
+            part.write_bytes(b"")
+            _version_file(part).write_text(_version(response))
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        _check_space(part, (total or 0) - have)
+        meter.start(have, total)
+        with part.open("ab") as file:
+            while chunk := _read(response):
+                file.write(chunk)
+                meter.advance(len(chunk))
+    if total is not None and _size(part) != total:
+        raise _Dropped(f"the connection ended after {_size(part)} of {total} bytes")
+
+
+def _ask(request: urllib.request.Request) -> http.client.HTTPResponse | urllib.error.HTTPError:
+    """The server's answer: the file, a part of it, or 416: there is no such part."""
+    url = request.full_url
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:
+            return error
+        said = f"the server says {error.code} {error.reason}"
+        error.close()
+        if error.code in _PASSING or error.code >= 500:
+            raise _Dropped(said) from None
+        raise CheckpointError(f"{url}: cannot be downloaded ({said})") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise _Dropped(getattr(error, "reason", None) or error) from None
+    if response.headers.get_content_type() == "text/html":  # a hotel's login page, a proxy's notice
+        response.close()
+        raise CheckpointError(f"{url}: a web page came instead of the file: check the connection in a browser")
+    return response
+
+
+def _read(response: http.client.HTTPResponse | urllib.error.HTTPError) -> bytes:
+    try:
+        return response.read(_CHUNK)
+    except (OSError, http.client.HTTPException) as error:
+        raise _Dropped(error) from None
+
+
+def _version(response: http.client.HTTPResponse | urllib.error.HTTPError) -> str:
+    """What If-Range takes: a strong ETag, or the date of the last change; empty: a server that cannot resume."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def _version_file(part: Path) -> Path:
+    return part.with_name(f"{part.name}.version")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _check_space(part: Path, missing: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if missing > free:
+        raise CheckpointError(
+            f"{part.parent}: {missing / 1e9:.2f} GB are to come, {free / 1e9:.2f} GB are free: free some space, or set "
+            "TORCH_HOME to another place"
+        )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class _Meter:
+    """One line of progress on stderr; without a terminal, a line of text when a download starts."""
+
+    def __init__(self, url: str, path: Path) -> None:
+        self.url, self.path, self.told = url, path, False
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True, soft_wrap=True),
+            transient=True,
+        )
+        self.progress.disable = not self.progress.console.is_terminal
+        self.bar = self.progress.add_task(path.name, total=None)
+
+    def __enter__(self) -> _Meter:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def start(self, have: int, total: int | None) -> None:
+        """A request was answered: `have` bytes are here, of `total`."""
+        self.progress.update(self.bar, completed=have, total=total)
+        if not self.told:
+            size = f" ({total / 1e9:.2f} GB, {have / 1e9:.2f} here)" if total else ""
+            self.progress.console.print(f"downloading {self.url}{size} to {self.path}", highlight=False, markup=False)
+        self.told = True
+
+    def advance(self, count: int) -> None:
+        """Bytes have arrived."""
+        self.progress.advance(self.bar, count)

@@ -1,0 +1,133 @@
+"""Probes in files: Meta's attentive ones of V-JEPA 1 and 2, nano-JEPA's, and those we trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from openvjepa.config import ENCODER_SIZES
+from openvjepa.errors import CheckpointError
+from openvjepa.model.layers import CrossAttentionBlock, ProbeStyle
+from openvjepa.model.pooler import PROBE_EPS, AttentiveClassifier, LinearClassifier
+from openvjepa.weights.convert import strip_prefixes
+from openvjepa.weights.files import converted_facts, load_strictly, read_container
+
+Probe = AttentiveClassifier | LinearClassifier
+
+V2_HEADS = 16
+"""Attention heads of every probe of V-JEPA 2 and 2.1, whatever the encoder has."""
+
+
+def load_probe(
+    source: str | Path, *, num_heads: int | None = None, style: ProbeStyle | None = None, head: int = 0
+) -> AttentiveClassifier:
+    """Load an attentive probe of V-JEPA 1, 2 or nano-JEPA (`...-probe.pth.tar`, `evals/*.pt`), in eval mode.
+
+    Args:
+        source: the file.
+        num_heads: attention heads, which the file does not hold; None: 16 for V-JEPA 2, else those of the known encoder of
+            this width.
+        style: how it is built; None: read off the tensors (no output projection: v2), and the names: nano-JEPA's files look
+            like those of V-JEPA 1 but for the prefix `module.`, and only nano-JEPA applies the projection (spec section 6).
+        head: which one, where the file holds several (V-JEPA 2 trains a grid of them; Meta's code takes the first).
+
+    Raises:
+        CheckpointError: missing, damaged, not such a file, or with tensors that do not fit.
+    """
+    container = read_container(Path(source))
+    section = _section(container, head, str(source))
+    state = strip_prefixes(section, str(source))
+    if "linear.weight" not in state or state["linear.weight"].ndim != 2:
+        several = "verb_classifier.weight" in state
+        why = "an anticipation probe of EPIC-KITCHENS, which is not supported" if several else "not an attentive probe"
+        raise CheckpointError(f"{source}: no linear.weight [classes, D]: {why}")
+    stored: Mapping[str, Any] = converted_facts(container).get("probe") or {}
+    style = style or stored.get("style") or _style(state, prefixed=any(str(k).startswith("module.") for k in section))
+    num_classes, embed_dim = state["linear.weight"].shape
+    facts = {
+        "kind": "attentive",
+        "num_heads": num_heads or stored.get("num_heads") or _heads(embed_dim, style, str(source)),
+        "depth": 1 + len({key.split(".")[2] for key in state if key.startswith("pooler.blocks.")}),
+        "complete_block": any(key.startswith("pooler.cross_attention_block.mlp.") for key in state),
+        "style": style,
+        "eps": stored.get("eps", PROBE_EPS),
+    }
+    return fill_probe(facts, embed_dim, num_classes, state, str(source))  # pyright: ignore[reportReturnType]
+
+
+def probe_facts(probe: Probe) -> dict[str, Any]:
+    """What its tensors do not tell of a probe, as plain values for `fill_probe`."""
+    if isinstance(probe, LinearClassifier):
+        return {"kind": "linear"}
+    block = probe.pooler.cross_attention_block
+    complete = isinstance(block, CrossAttentionBlock)
+    attention: Any = block.xattn if complete else block
+    return {
+        "kind": "attentive",
+        "num_heads": attention.num_heads,
+        "depth": 1 + len(probe.pooler.blocks),
+        "complete_block": complete,
+        "style": probe.pooler.style,
+        "eps": probe.pooler.eps,
+    }
+
+
+def fill_probe(
+    facts: Mapping[str, Any], embed_dim: int, num_classes: int, state: Mapping[str, Tensor], source: str
+) -> Probe:
+    """A probe in eval mode from `probe_facts` and its tensors.
+
+    Raises:
+        CheckpointError: facts that make no probe, or tensors that do not fit.
+    """
+    options = {key: value for key, value in facts.items() if key != "kind"}
+    try:
+        if facts["kind"] == "linear":
+            probe: Probe = LinearClassifier(embed_dim, num_classes, **options)
+        else:
+            heads = options.pop("num_heads")
+            if heads < 1 or embed_dim % heads:
+                raise CheckpointError(f"{source}: a probe of width {embed_dim} cannot have {heads} heads")
+            probe = AttentiveClassifier(embed_dim, heads, num_classes, **options)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{source}: its probe cannot be read ({error})") from None
+    load_strictly(probe, state, source)
+    return probe.eval().requires_grad_(False)
+
+
+def _section(container: Mapping[str, Any], head: int, source: str) -> Any:
+    """The state of one probe in a container."""
+    if "classifiers" in container:  # V-JEPA 2: a list
+        several = container["classifiers"]
+        if not isinstance(several, list) or not 0 <= head < len(several):
+            count = len(several) if isinstance(several, list) else 0
+            raise CheckpointError(f"{source}: holds {count} probes: there is no number {head}")
+        return several[head]
+    if "classifier" not in container:
+        names = ", ".join(map(str, container)) or "nothing"
+        raise CheckpointError(f"{source}: no classifier in it, only {names}")
+    if head:
+        raise CheckpointError(f"{source}: holds 1 probe: there is no number {head}")
+    return container["classifier"]
+
+
+def _style(state: Mapping[str, Tensor], *, prefixed: bool) -> ProbeStyle:
+    if not any(key.endswith(("xattn.proj.weight", "cross_attention_block.proj.weight")) for key in state):
+        return "v2"
+    return "v1" if prefixed else "nano"
+
+
+def _heads(embed_dim: int, style: ProbeStyle, source: str) -> int:
+    """Attention heads of a published probe of this width."""
+    if style == "v2" and embed_dim % V2_HEADS == 0 and embed_dim >= 768:
+        return V2_HEADS
+    known = {heads for width, _, heads, _ in ENCODER_SIZES.values() if width == embed_dim}
+    if style == "v2" or len(known) != 1:
+        raise CheckpointError(
+            f"{source}: the file does not hold the number of attention heads, and width {embed_dim} is not that of a "
+            "published probe: pass num_heads"
+        )
+    return known.pop()
