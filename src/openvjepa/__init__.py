@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from openvjepa.config import (
         DataConfig,
+        EmbedConfig,
         MaskConfig,
         MaskingConfig,
         ModelConfig,
@@ -26,17 +27,21 @@ if TYPE_CHECKING:
     from openvjepa.data.synthetic import ShapesConfig, make_shapes
     from openvjepa.errors import CheckpointError, ConfigError, DataError, OpenVJEPAError, VideoError
     from openvjepa.model.encoder import create_model
+    from openvjepa.tasks.embed import embed
     from openvjepa.tasks.features import encode
     from openvjepa.tasks.predict import predict
     from openvjepa.tasks.pretrain import pretrain
     from openvjepa.tasks.probe import probe
-    from openvjepa.weights.hub import LoadedModel, load_model
+    from openvjepa.weights.hub import LoadedModel, load_model, save_model
+    from openvjepa.weights.probes import load_probe
+    from openvjepa.weights.registry import ModelInfo, list_models
 
     __version__: str
 
 _HOMES = {
     "config": (
         "DataConfig",
+        "EmbedConfig",
         "MaskConfig",
         "MaskingConfig",
         "ModelConfig",
@@ -52,11 +57,14 @@ _HOMES = {
     "data.synthetic": ("ShapesConfig", "make_shapes"),
     "errors": ("CheckpointError", "ConfigError", "DataError", "OpenVJEPAError", "VideoError"),
     "model.encoder": ("create_model",),
+    "tasks.embed": ("embed",),
     "tasks.features": ("encode",),
     "tasks.predict": ("predict",),
     "tasks.pretrain": ("pretrain",),
     "tasks.probe": ("probe",),
-    "weights.hub": ("LoadedModel", "load_model"),
+    "weights.hub": ("LoadedModel", "load_model", "save_model"),
+    "weights.probes": ("load_probe",),
+    "weights.registry": ("ModelInfo", "list_models"),
 }
 _HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
 
@@ -65,10 +73,12 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "DataError",
+    "EmbedConfig",
     "LoadedModel",
     "MaskConfig",
     "MaskingConfig",
     "ModelConfig",
+    "ModelInfo",
     "ObjectiveConfig",
     "OpenVJEPAError",
     "OptimConfig",
@@ -82,14 +92,18 @@ __all__ = [
     "VideoRecord",
     "__version__",
     "create_model",
+    "embed",
     "encode",
+    "list_models",
     "load_model",
+    "load_probe",
     "make_shapes",
     "predict",
     "pretrain",
     "probe",
     "read_clip",
     "read_index",
+    "save_model",
 ]
 
 

@@ -69,6 +69,15 @@ def data_make_shapes(verb: Verb, args: list[str]) -> int:
     return 0
 
 
+def data_prepare(verb: Verb, args: list[str]) -> int:
+    """`vjepa data prepare`; 1 when a video cannot be copied."""
+    from openvjepa.data.prepare import PrepareConfig, prepare
+
+    report = prepare(parse(verb, PrepareConfig, args, positional=("source", "out")))
+    print(report.summary())
+    return 1 if report.bad else 0
+
+
 def pretrain(verb: Verb, args: list[str]) -> int:
     """`vjepa pretrain`."""
     from openvjepa.config import PretrainConfig
@@ -99,6 +108,44 @@ def predict(verb: Verb, args: list[str]) -> int:
     from openvjepa.tasks.predict import predict as run
 
     return 0 if any(prediction.error is None for prediction in run(config)) else 1
+
+
+def models(verb: Verb, args: list[str]) -> int:
+    """`vjepa models`."""
+    from openvjepa.tasks.models import ModelsConfig
+    from openvjepa.tasks.models import models as run
+
+    run(parse(verb, ModelsConfig, args, positional=("name",)))
+    return 0
+
+
+def convert(verb: Verb, args: list[str]) -> int:
+    """`vjepa convert`."""
+    from openvjepa.tasks.convert import ConvertConfig
+    from openvjepa.tasks.convert import convert as run
+
+    run(parse(verb, ConvertConfig, args, positional=("source", "out")))
+    return 0
+
+
+def export(verb: Verb, args: list[str]) -> int:
+    """`vjepa export`."""
+    from openvjepa.tasks.export import ExportConfig
+    from openvjepa.tasks.export import export as run
+
+    run(parse(verb, ExportConfig, args, positional=("model", "out")))
+    return 0
+
+
+def embed(verb: Verb, args: list[str]) -> int:
+    """`vjepa embed`."""
+    from openvjepa.config import EmbedConfig
+
+    config = parse(verb, EmbedConfig, args, positional=("source",))
+    from openvjepa.tasks.embed import embed as run
+
+    run(config)
+    return 0
 
 
 def demo(verb: Verb, args: list[str]) -> int:
@@ -132,6 +179,12 @@ VERBS = (
         data_make_shapes,
     ),
     Verb(
+        "data prepare",
+        "Write small copies of videos that are quick to read from, with an index.csv (exit 1 if one cannot be copied).",
+        ("vjepa data prepare videos/ small/", "vjepa data prepare list.csv small/ --short-side 224 --crf 20"),
+        data_prepare,
+    ),
+    Verb(
         "pretrain",
         "Pretrain a V-JEPA encoder on videos without labels.",
         (
@@ -144,14 +197,56 @@ VERBS = (
     Verb(
         "probe",
         "Train attentive, linear and kNN classifiers on the frozen features of an encoder.",
-        ("vjepa probe runs/mine videos/", "vjepa probe runs/mine list.csv --label action --out runs/action"),
+        (
+            "vjepa probe runs/mine videos/",
+            "vjepa probe runs/mine list.csv --label action --out runs/action",
+            "vjepa probe runs/mine images/ --kinds linear knn",
+            "vjepa probe runs/mine videos/ --label-fraction 0.05 0.1 0.5 --draws 3",
+        ),
         probe,
     ),
     Verb(
         "predict",
-        "Name the likeliest classes of videos with a probe.",
-        ("vjepa predict runs/action new.mp4", "vjepa predict runs/action folder/ --json"),
+        "Name the likeliest classes of videos with one or several probes; follow long videos over time.",
+        (
+            "vjepa predict runs/action new.mp4",
+            "vjepa predict runs/action folder/ --json",
+            "vjepa predict runs/a runs/b new.mp4 --combine vote",
+            "vjepa predict runs/action long.mp4 --window 2 --stride 1 --csv long.csv --timeline long.png --annotate out.mp4",
+        ),
         predict,
+    ),
+    Verb(
+        "embed",
+        "Write the features of videos and images into one file, with an index; an ended run goes on when it is repeated.",
+        (
+            "vjepa embed videos/ --model runs/mine --out features.safetensors",
+            "vjepa embed list.csv --model runs/mine --what grid --layer 5 --out grids.npz",
+        ),
+        embed,
+    ),
+    Verb(
+        "models",
+        "List the published models: size, clip, accuracy, licence, memory needed here; or tell all about one of them.",
+        ("vjepa models", "vjepa models vjepa2-vitl", "vjepa models --json"),
+        models,
+    ),
+    Verb(
+        "convert",
+        "Rewrite a model in the layout of Meta, Hugging Face or this program, every tensor bit for bit.",
+        (
+            "vjepa convert runs/mine mine.pt --to meta",
+            "vjepa convert vitl.pt vitl-hf --to hf",
+            "vjepa convert jepa-latest.pth.tar nano --to openvjepa --probe probe-latest.pth.tar",
+            'vjepa convert own.pt own --to openvjepa --geometry "num_heads: 3, num_frames: 8, img_size: 64"',
+        ),
+        convert,
+    ),
+    Verb(
+        "export",
+        "Hand a model over: a folder for transformers with a model card, or ONNX; tried before it is yours.",
+        ("vjepa export runs/action action-hf --to hf", "vjepa export runs/action action-onnx --to onnx"),
+        export,
     ),
 )
 

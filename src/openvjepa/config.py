@@ -341,7 +341,9 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         if self.data.images and self.model.positions == "sincos" and self.init is None:
-            raise ConfigError("images beside videos need rotary positions: set positions to rope, or use a vjepa2.1 preset")
+            raise ConfigError(
+                "images beside videos need rotary positions: set positions to rope, or use a vjepa2.1 preset"
+            )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import pytest
 import torch
 
 from openvjepa.errors import CheckpointError
-from openvjepa.train import checkpoint
 from openvjepa.train.checkpoint import (
     list_checkpoints,
     load_checkpoint,
@@ -97,7 +97,7 @@ def test_interrupted_write_leaves_no_temporary_file(tmp_path: Path, monkeypatch:
     def interrupted(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint.os, "fsync", interrupted)
+    monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, 10, state(10), keep_last=1)
     assert names(tmp_path) == []

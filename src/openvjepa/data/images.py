@@ -10,12 +10,23 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from openvjepa.errors import VideoError
 
 IMAGE_EXTENSIONS = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
 _FIT_ABOVE = 400  # px; pictures with a longer short side are worth shrinking
+
+_ORIENTATION = 0x0112  # EXIF tag: what has to be done to see the picture upright
+_TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # What Pillow raises on damaged files, besides OSError.
 _DAMAGE = (
@@ -88,15 +99,20 @@ def read_image(path: str | Path, *, short_side: int | None = None) -> NDArray[np
     """
     with _opened(path) as image:
         image.load()
-        upright = image
-        with contextlib.suppress(*_DAMAGE):  # damaged EXIF data say nothing about the pixels
-            upright = ImageOps.exif_transpose(image)
-        picture = _rgb(upright, image.format)
+        picture = _rgb(_upright(image), image.format)
         short = min(picture.size)
         if short_side and short > max(short_side, _FIT_ABOVE):
             width, height = (round(side * short_side / short) for side in picture.size)
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
         return np.array(picture, np.uint8)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The same picture as its EXIF data say that it is to be seen; other damaged entries of these do not matter."""
+    with contextlib.suppress(*_DAMAGE):
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+        return image if turn is None else image.transpose(turn)
+    return image
 
 
 def _rgb(image: Image.Image, codec: str | None) -> Image.Image:

@@ -84,9 +84,7 @@ def train_transform(
     return clip.transpose(0, 1).contiguous()
 
 
-def eval_views(
-    frames: NDArray[np.uint8], size: tuple[int, int], views: int, *, antialias: bool = True
-) -> list[Tensor]:
+def eval_views(frames: NDArray[np.uint8], size: tuple[int, int], views: int, *, antialias: bool = True) -> list[Tensor]:
     """Deterministic crops: uint8 [T, H, W, 3] -> `views` clips uint8 [3, T, height, width] (spec section 5).
 
     One view is the centre, of a frame resized to cover the crop with a margin of 256/224; a frame of just the crop's size

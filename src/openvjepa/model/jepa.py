@@ -28,7 +28,9 @@ class JEPA(nn.Module):
         if config.predictor_kind != "masked":
             raise ConfigError("an action-conditioned predictor cannot be pretrained here: set predictor_kind to masked")
         if objective.context_coeff and not config.predict_context:
-            raise ConfigError("context_coeff needs a predictor with an output for the visible tokens: set predict_context")
+            raise ConfigError(
+                "context_coeff needs a predictor with an output for the visible tokens: set predict_context"
+            )
         self.objective = objective
         self.encoder = Encoder(config)
         self.predictor = Predictor(config)

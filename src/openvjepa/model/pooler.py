@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from openvjepa.config import ModelConfig
 from openvjepa.model.layers import (
+    ENCODER_EPS,
     Block,
     CrossAttention,
     CrossAttentionBlock,
@@ -17,6 +19,11 @@ from openvjepa.model.layers import (
 
 PROBE_EPS = 1e-5
 """LayerNorm epsilon of Meta's probes (encoder, predictor and Hugging Face's probes: 1e-6)."""
+
+
+def probe_eps(config: ModelConfig) -> float:
+    """LayerNorm epsilon of a new probe: Meta's, or that of transformers for encoders that transformers runs."""
+    return ENCODER_EPS if config.positions == "rope-tiled" else PROBE_EPS
 
 
 class AttentivePooler(nn.Module):

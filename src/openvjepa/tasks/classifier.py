@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,9 +15,9 @@ from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.model.encoder import Encoder
 from openvjepa.tasks.heads import average_softmax
 from openvjepa.tasks.plans import ClipPlan
-from openvjepa.weights.files import read_metadata, write_file, write_tensors
-from openvjepa.weights.hub import SETTINGS, WEIGHTS, load_model
-from openvjepa.weights.probes import Probe, probe_facts
+from openvjepa.weights.files import read_metadata
+from openvjepa.weights.hub import WEIGHTS, load_model, save_model
+from openvjepa.weights.probes import Probe
 
 
 @dataclass(frozen=True)
@@ -38,20 +37,19 @@ class VideoClassifier:
 
 
 def save_classifier(folder: Path, classifier: VideoClassifier) -> None:
-    """Write model.safetensors (encoder.*, classifier.*; classes, probe and clips in its metadata) and model.yaml.
-
-    `load_model` reads encoder, probe and labels from the same folder.
+    """Write a run folder that `load_model` and `load_classifier` read.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    state = {f"encoder.{key}": value for key, value in classifier.encoder.state_dict().items()}
-    state |= {f"classifier.{key}": value for key, value in classifier.probe.state_dict().items()}
-    plan = to_mapping(replace(classifier.plan, random=0))
-    facts = {"classes": classifier.classes, "probe": probe_facts(classifier.probe), "plan": plan}
-    settings = {"model": to_mapping(classifier.encoder.config), "antialias": classifier.plan.antialias}
-    write_file(folder / SETTINGS, yaml.safe_dump(settings, sort_keys=False).encode())
-    write_tensors(folder / WEIGHTS, state, {"classifier": facts})
+    save_model(
+        folder,
+        classifier.encoder,
+        probe=classifier.probe,
+        labels=classifier.classes,
+        plan=to_mapping(replace(classifier.plan, random=0)),
+        antialias=classifier.plan.antialias,
+    )
 
 
 def load_classifier(run: str | Path) -> VideoClassifier:

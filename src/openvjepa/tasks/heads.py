@@ -49,6 +49,8 @@ class Recipe:
     """None: 20 as published, but at least so many that the probe takes 300 steps (for small data sets)."""
     batch_size: int = 64
     seed: int = 0
+    eps: float = PROBE_EPS
+    """Of the layer norms."""
 
     def steps_per_epoch(self, videos: int) -> int:
         """Steps in which every training video is shown once."""
@@ -94,11 +96,6 @@ def log_loss(probabilities: NDArray[np.float64], labels: Labels) -> float:
     return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())
 
 
-def normalized_tokens(tokens: Tensor) -> Tensor:
-    """Layer normalisation without weights, which every probe of a grid shares."""
-    return F.layer_norm(tokens, tokens.shape[-1:], eps=PROBE_EPS)
-
-
 def grid_logits(heads: Sequence[AttentiveClassifier], tokens: Tensor) -> Tensor:
     """Logits of many attentive probes of depth 1 on the same tokens: [B, N, D] -> [K, B, C].
 
@@ -109,7 +106,7 @@ def grid_logits(heads: Sequence[AttentiveClassifier], tokens: Tensor) -> Tensor:
     """
     blocks: list[Any] = [head.pooler.cross_attention_block for head in heads]
     num_heads = blocks[0].xattn.num_heads
-    x = normalized_tokens(tokens)
+    x = F.layer_norm(tokens, tokens.shape[-1:], eps=heads[0].pooler.eps)
 
     def stack(pick: Callable[[Any], Tensor]) -> Tensor:
         return torch.stack([pick(block) for block in blocks])
@@ -205,7 +202,7 @@ def make_heads(embed_dim: int, num_heads: int, classes: int, recipe: Recipe) -> 
         raise ConfigError(f"features of {embed_dim} channels do not divide into {num_heads} attention heads")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        first = AttentiveClassifier(embed_dim, num_heads, classes)
+        first = AttentiveClassifier(embed_dim, num_heads, classes, eps=recipe.eps)
     return [copy.deepcopy(first) for _ in recipe.grid]
 
 

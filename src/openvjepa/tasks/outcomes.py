@@ -28,7 +28,7 @@ from openvjepa.tasks.heads import (
     train_linear,
 )
 from openvjepa.train.metrics import top_k
-from openvjepa.weights.atomic import whole_file
+from openvjepa.weights.files import whole_file
 
 KINDS = ("attentive", "linear", "knn")
 TOP5_CLASSES = 10  # from so many classes on, top-5 accuracy is reported too

@@ -19,7 +19,7 @@ from openvjepa.config import ProbeConfig, TrainConfig, to_mapping, to_yaml
 from openvjepa.data.index import VideoIndex
 from openvjepa.errors import ConfigError
 from openvjepa.model.encoder import Encoder
-from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier
+from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier, probe_eps
 from openvjepa.tasks.classifier import VideoClassifier, save_classifier
 from openvjepa.tasks.features import EncodeSettings, FeatureSet, encode, encode_index
 from openvjepa.tasks.heads import Recipe
@@ -98,7 +98,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
         seconds = {"encode": time.monotonic() - started}
         started = time.monotonic()
         _open_run_dir(out, config)
-        outcomes = _train(config, splits, sets, encoder.num_heads, runtime.device)
+        outcomes = _train(config, splits, sets, encoder, runtime.device)
         seconds["train"] = time.monotonic() - started
         result = _result(out, splits, sets, outcomes, seconds)
         _write(config, result, encoder, plans["test"])
@@ -144,12 +144,13 @@ def _train(
     config: ProbeConfig,
     splits: dict[str, VideoIndex],
     sets: dict[str, FeatureSet],
-    num_heads: int,
+    encoder: Encoder,
     device: torch.device,
 ) -> dict[str, Outcome]:
     """Train all kinds of probes, the attentive one with its accuracy per epoch in metrics.jsonl and TensorBoard."""
     y = {name: np.array(index.labels, dtype=np.int64) for name, index in splits.items()}
-    recipe = Recipe(config.lrs, config.weight_decays, config.epochs, config.batch_size, config.seed)
+    eps = probe_eps(encoder.config)
+    recipe = Recipe(config.lrs, config.weight_decays, config.epochs, config.batch_size, config.seed, eps)
     epochs = recipe.epochs_for(len(y["train"]))
     log = RunLog(Path(config.out), start_step=0, steps=epochs, enabled="attentive" in config.kinds)
     last = time.monotonic()
@@ -170,7 +171,7 @@ def _train(
             sets["test"].x,
             y["test"],
             classes=splits["train"].classes or (),
-            num_heads=num_heads,
+            num_heads=encoder.num_heads,
             kinds=config.kinds,
             recipe=recipe,
             device=device,

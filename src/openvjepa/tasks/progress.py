@@ -16,15 +16,16 @@ class Meter:
         what: what is done, such as "encoding videos".
         total: how many videos there are.
         done: how many of them were done by an earlier run.
+        unit: what is counted.
     """
 
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
-        self.what, self.total, self.before = what, total, done
+    def __init__(self, what: str, total: int, done: int = 0, *, unit: str = "videos") -> None:
+        self.what, self.total, self.before, self.unit = what, total, done, unit
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("videos, left"),
+            TextColumn(f"{unit}, left"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
@@ -47,5 +48,5 @@ class Meter:
         if self.progress.disable and now - self.last_line > 10:
             self.last_line = now
             left = int((now - self.started) / (done - self.before) * (self.total - done))
-            text = f"{self.what}: {done}/{self.total} videos, left {left // 60}:{left % 60:02d}"
+            text = f"{self.what}: {done}/{self.total} {self.unit}, left {left // 60}:{left % 60:02d}"
             print(text, file=sys.stderr, flush=True)

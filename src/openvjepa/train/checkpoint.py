@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from openvjepa.atomic import replacing
 from openvjepa.errors import CheckpointError
 
 _NAME = re.compile(r"step-\d{8,}\.pt")
@@ -50,19 +50,13 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last
 
 def _write(path: Path, state: dict[str, Any]) -> None:
     """torch.save that is on disk, and whole, when the file gets its name."""
-    temporary = path.with_suffix(".part")
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):  # torch hides a failed write in a RuntimeError
             raise error.__context__ from None
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

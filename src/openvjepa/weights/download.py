@@ -116,7 +116,7 @@ def cached_hf(repo_id: str) -> Path | None:
 
     try:
         folder = Path(snapshot_download(repo_id, allow_patterns=list(_HF_FILES), local_files_only=True))
-    except errors.LocalEntryNotFoundError:
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError):
         return None
     return folder if next(folder.glob("*.safetensors"), None) else None
 
@@ -177,6 +177,7 @@ def _download(url: str, path: Path, sha256: str | None) -> None:
             time.sleep(2.0 ** (failures - 1))
     if sha256 is not None and (found := _sha256(part)) != sha256.lower():
         part.unlink()
+        _version_file(part).unlink()
         raise CheckpointError(f"{url}: what arrived has the sha256 {found}, expected {sha256}: it was deleted")
     with part.open("rb+") as file:
         os.fsync(file.fileno())
@@ -200,9 +201,12 @@ def _transfer(url: str, part: Path, meter: _Meter) -> None:
         span = response.headers.get("Content-Range", "")  # "bytes 100-999/1000", or "bytes */1000" after the end
         if response.status == 416 and span == f"bytes */{have}":
             return  # cut off between the last byte and the new name
-        if response.status == 416 or (response.status == 206 and not span.startswith(f"bytes {have}-")):
+        wrong = response.status == 206 and not (
+            span.startswith(f"bytes {have}-") and _version(response) in ("", version)
+        )
+        if response.status == 416 or wrong:  # a server may not know If-Range
             part.unlink()
-            raise _Dropped("the server has no such part of the file")
+            raise _Dropped("the file has changed, or the server has no such part of it")
         if response.status != 206:
             have = 0
             part.write_bytes(b"")

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from openvjepa.atomic import replacing
 from openvjepa.errors import CheckpointError
-from openvjepa.weights.atomic import whole_file
 
 # What torch.load was seen to raise for damaged files; it refuses code by an UnpicklingError.
 _LOAD_ERRORS = (
@@ -51,6 +51,23 @@ def converted_facts(container: Mapping[str, Any]) -> Mapping[str, Any]:
     """What `vjepa convert` adds to a file of Meta's layout, since Meta's own files leave it open; empty: nothing."""
     facts = container.get("openvjepa")
     return facts if isinstance(facts, dict) else {}
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """`replacing` for results: a temporary path to write to, which becomes `path` when the block ends without an error.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch.save without space
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{path}: cannot be written ({reason}): free some space or choose another place"
+        ) from None
 
 
 def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> Path:

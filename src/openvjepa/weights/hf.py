@@ -207,7 +207,9 @@ def _probe_reasons(probe: nn.Module, encoder_heads: int) -> dict[str, bool]:
 def _notes(model: LoadedModel) -> tuple[str, ...]:
     notes = []
     if model.predictor is None:
-        notes.append("no predictor: transformers makes one up, and says so; features and classes need none")
+        notes.append(
+            "no predictor: transformers says that it gives it random weights; features and classes do not need one"
+        )
     if isinstance(model.probe, AttentiveClassifier):
         if any(UNUSED in name for name in model.probe.state_dict()):
             notes.append("the probe's output projection, which no forward pass of V-JEPA 1 uses, is left out")

@@ -121,7 +121,7 @@ def _locate(source: str | Path) -> tuple[Path, Mapping[str, Any]]:
         return path, known.arch if known else {}
     info = registry.find(name)
     if info is not None and info.url is not None:
-        return fetch_url(info.url), info.arch
+        return fetch_url(info.url, sha256=info.sha256), info.arch
     if info is not None and info.hf_id is not None:
         return fetch_hf(info.hf_id), {}
     if _HF_ID.fullmatch(name) and isinstance(source, str) and not path.suffix:
@@ -136,6 +136,7 @@ def save_model(
     *,
     probe: Probe | None = None,
     labels: Sequence[str] | None = None,
+    plan: Mapping[str, Any] | None = None,
     antialias: bool = True,
 ) -> Path:
     """Write a model as model.safetensors and model.yaml; atomic, each file complete or absent.
@@ -144,6 +145,7 @@ def save_model(
         folder: where to.
         encoder, predictor, probe: its parts.
         labels: names of the probe's classes; None: their numbers.
+        plan: the clips that the probe was trained on, as plain values.
         antialias: how frames are resized for it.
 
     Raises:
@@ -156,6 +158,7 @@ def save_model(
     if probe is not None:
         names = list(labels) if labels else [str(number) for number in range(probe.linear.out_features)]
         metadata["classifier"] = {"classes": names, "probe": probe_facts(probe)}
+        metadata["classifier"] |= {"plan": plan} if plan else {}
     settings = yaml.safe_dump({"model": to_mapping(encoder.config), "antialias": antialias}, sort_keys=False)
     write_file(Path(folder) / SETTINGS, settings.encode())
     return write_tensors(Path(folder) / WEIGHTS, state, metadata)

@@ -44,15 +44,17 @@ def load_probe(
         several = "verb_classifier.weight" in state
         why = "an anticipation probe of EPIC-KITCHENS, which is not supported" if several else "not an attentive probe"
         raise CheckpointError(f"{source}: no linear.weight [classes, D]: {why}")
-    stored: Mapping[str, Any] = converted_facts(container).get("probe") or {}
-    style = style or stored.get("style") or _style(state, prefixed=any(str(k).startswith("module.") for k in section))
+    found = converted_facts(container).get("probe")
+    stored: Mapping[str, Any] = found if isinstance(found, dict) else {}
+    prefixed = any(str(key).startswith("module.") for key in section)
+    built: ProbeStyle = style or stored.get("style") or _style(state, prefixed=prefixed)
     num_classes, embed_dim = state["linear.weight"].shape
     facts = {
         "kind": "attentive",
-        "num_heads": num_heads or stored.get("num_heads") or _heads(embed_dim, style, str(source)),
+        "num_heads": num_heads or stored.get("num_heads") or _heads(embed_dim, built, str(source)),
         "depth": 1 + len({key.split(".")[2] for key in state if key.startswith("pooler.blocks.")}),
         "complete_block": any(key.startswith("pooler.cross_attention_block.mlp.") for key in state),
-        "style": style,
+        "style": built,
         "eps": stored.get("eps", PROBE_EPS),
     }
     return fill_probe(facts, embed_dim, num_classes, state, str(source))  # pyright: ignore[reportReturnType]

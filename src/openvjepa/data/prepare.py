@@ -1,0 +1,320 @@
+"""Training-friendly copies of all videos and pictures of a list, several at a time, in a folder with an index of its own."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from openvjepa.atomic import replacing
+from openvjepa.data import video as reader
+from openvjepa.data.cores import usable_cores
+from openvjepa.data.images import is_image
+from openvjepa.data.index import VideoIndex, read_index
+from openvjepa.data.transcode import Facts, copy_picture, copy_video
+from openvjepa.data.video import MEDIA_EXTENSIONS
+from openvjepa.errors import ConfigError, DataError, VideoError
+
+INDEX, ERRORS, JOURNAL = "index.csv", "errors.csv", "prepare.jsonl"
+_MOST_WORKERS = 61  # Windows cannot wait for more processes
+_MOST_REASONS = 10  # in the summary; all are in errors.csv
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """`vjepa data prepare`: which videos, and what their copies are like."""
+
+    source: str
+    """Folder, list or CSV file of videos."""
+    out: str
+    """Folder for the copies and their index.csv, apart from the originals."""
+    short_side: int = 256
+    """Height or width of a copy, whichever is less, px (even); a smaller video keeps its size."""
+    gop: int = 12
+    """Frames from one key frame to the next, at most."""
+    crf: int = 23
+    """Loss of quality, 0 to 51: 18 is hardly seen, and 6 more halve the size of the files."""
+    workers: int | None = None
+    """Processes; None: one per core."""
+
+    def __post_init__(self) -> None:
+        if self.short_side < 16 or self.short_side % 2:
+            raise ConfigError(f"short_side {self.short_side} px: choose an even number of at least 16")
+        if self.gop < 1 or not 0 <= self.crf <= 51 or (self.workers is not None and self.workers < 1):
+            raise ConfigError("gop and workers must be at least 1, and crf must lie in 0..51")
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What `prepare` did."""
+
+    index: Path
+    """The list of the copies, for `read_index`."""
+    copied: int
+    skipped: int
+    """Copies that an earlier run had finished."""
+    bad: dict[str, str]
+    """Original -> reason why there is no copy of it."""
+    damaged: dict[str, int]
+    """Original -> packets that could not be decoded, where there is a copy all the same."""
+    bytes_before: int
+    """Size of the originals that have a copy."""
+    bytes_after: int
+    """Size of their copies."""
+    seconds: float
+    """How long it took."""
+
+    def summary(self) -> str:
+        """The same in a few lines."""
+        lines = [f"{path}: {reason}" for path, reason in list(self.bad.items())[:_MOST_REASONS]]
+        counts = (
+            f"{self.copied} copied, {self.skipped} skipped as done, {len(self.bad)} bad, {len(self.damaged)} damaged"
+        )
+        if self.bad or self.damaged:
+            counts += f" (all in {self.index.with_name(ERRORS)})"
+        sizes = f"{self.bytes_before / 1e6:.1f} MB of originals, {self.bytes_after / 1e6:.1f} MB of copies"
+        return "\n".join([*lines, f"{counts}; {sizes}; {self.seconds:.1f} s"])
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An original, its state, its copy in the folder of the copies, and how that is made: equal jobs have equal copies."""
+
+    source: str
+    source_bytes: int
+    source_mtime_ns: int
+    copy: str
+    short_side: int
+    gop: int
+    crf: int
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A finished copy: a line of the journal."""
+
+    job: _Job
+    facts: Facts
+    bytes: int
+
+
+def prepare(config: PrepareConfig) -> PrepareReport:
+    """Copy every video and picture of a source and write an index of the copies.
+
+    A copy appears under its name when it is whole. Finished copies are noted in prepare.jsonl and left alone by later
+    runs unless their original or the settings have changed since. index.csv has the source's columns; it lists nothing
+    until all is done. Originals that cannot be read, in whole or in part, are listed in errors.csv.
+
+    Raises:
+        DataError: the source cannot be read, the folder holds something else or cannot be written, or a process died.
+    """
+    begin, index, out, bad = time.monotonic(), read_index(config.source), Path(config.out), {}
+    job_of = _jobs(index, config)
+    jobs = list(dict.fromkeys(job_of.values()))
+    try:
+        done = _begin(config, jobs)
+        todo = [job for job in jobs if job not in done]
+        with (out / JOURNAL).open("a", encoding="utf-8") as journal, closing(_run(todo, config)) as results:
+            for job, result in results:
+                if isinstance(result, str):
+                    bad[job.source] = result
+                    continue
+                done[job] = result
+                journal.write(json.dumps(asdict(result)) + "\n")
+                journal.flush()
+        done = {job: done[job] for job in jobs if job in done}  # in the order of the source, not of the processes
+        bad = {job.source: bad[job.source] for job in todo if job.source in bad}
+        damaged = {job.source: copy.facts.errors for job, copy in done.items() if copy.facts.errors}
+        _write_errors(bad, damaged, out / ERRORS)
+        _write_index(index, job_of, done, out / INDEX)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise DataError(f"{out}: cannot write the copies: {reason}") from None
+    before, after = sum(job.source_bytes for job in done), sum(copy.bytes for copy in done.values())
+    skipped, seconds = len(jobs) - len(todo), time.monotonic() - begin
+    return PrepareReport(out / INDEX, len(todo) - len(bad), skipped, bad, damaged, before, after, seconds)
+
+
+def _jobs(index: VideoIndex, config: PrepareConfig) -> dict[str, _Job]:
+    """Path in the index -> job; a file that is listed twice has one job.
+
+    Raises:
+        DataError: the copies would lie among the originals.
+    """
+    source = Path(config.source)
+    root = Path(os.path.abspath(source if source.is_dir() else source.parent))
+    files = {record.path: os.path.abspath(record.path) for record in index.records}
+    target = Path(os.path.realpath(config.out))
+    among = source.is_dir() and target.is_relative_to(os.path.realpath(root))
+    if among or any(
+        Path(os.path.realpath(f)).is_relative_to(target) for f in set(map(os.path.dirname, files.values()))
+    ):
+        raise DataError(f"{config.out}: the copies would lie among the originals: choose a folder of their own")
+    taken, style = set[str](), (config.short_side, config.gop, config.crf)
+    jobs = {f: _Job(f, *_state(f), _name(Path(f), root, taken), *style) for f in dict.fromkeys(files.values())}
+    return {path: jobs[file] for path, file in files.items()}
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Bytes and time of change of a file, or of all images of a folder; (0, 0) where there is nothing."""
+    try:
+        stats = [file.stat() for file in reader._pictures(path) or [Path(path)]]
+    except (OSError, VideoError):  # reading it will say why
+        return 0, 0
+    return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
+
+
+def _name(file: Path, root: Path, taken: set[str]) -> str:
+    """Where the copy of a file goes: to the same place, seen from the root of the originals or of the file system.
+
+    A video "a.avi" becomes "a.avi.mp4", which no other original's name depends on.
+    """
+    place = file.relative_to(root if file.is_relative_to(root) else file.anchor)
+    suffix = place.suffix if is_image(file) else ".mp4"
+    stem = place.with_suffix("") if place.suffix.lower() == suffix.lower() else place
+    # Lists are UTF-8, are read line by line, and lose the blanks around a path.
+    stem = "_".join(stem.as_posix().encode("utf-8", "replace").decode().splitlines()).lstrip()
+    name, number = f"{stem}{suffix}", 1
+    while name.casefold() in taken:  # a.mp4 and A.MP4 are one file on many systems
+        number += 1
+        name = f"{stem}-{number}{suffix}"
+    taken.add(name.casefold())
+    return name
+
+
+def _begin(config: PrepareConfig, jobs: Sequence[_Job]) -> dict[_Job, _Copy]:
+    """Make the folder ready, its journal new and its index empty; returns the finished copies.
+
+    Raises:
+        DataError: the folder holds something else, or the copies of another source.
+    """
+    out, source, done = Path(config.out), os.path.abspath(config.source), {}
+    journal = out / JOURNAL
+    out.mkdir(parents=True, exist_ok=True)
+    if journal.is_file():
+        first, *lines = [_parsed(line) for line in journal.read_text(encoding="utf-8").splitlines()] or [{}]
+        if first.get("source") != source:
+            raise DataError(f"{out}: holds copies of {first.get('source')}: choose another folder")
+        copies = [_Copy(_Job(**line["job"]), Facts(**line["facts"]), line["bytes"]) for line in lines if line]
+        known = {copy.job: copy for copy in copies if _size(out / copy.job.copy) == copy.bytes}
+        done = {job: known[job] for job in jobs if job in known}
+    elif any(not path.name.startswith(".") for path in out.iterdir()):
+        raise DataError(f"{out}: is not empty, and not a folder of copies: choose another one")
+    for part in out.rglob("*.part"):  # what a kill left
+        part.unlink()
+    _write(journal, "".join(f"{json.dumps(line)}\n" for line in [{"source": source}, *map(asdict, done.values())]))
+    _write_csv(out / INDEX, [])  # else the class folders of an unfinished run would be read as if they were all
+    return done
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    try:
+        return json.loads(line)
+    except ValueError:  # a kill tore the last line
+        return {}
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _run(jobs: Sequence[_Job], config: PrepareConfig) -> Generator[tuple[_Job, _Copy | str]]:
+    """Every job with its copy, or with the reason why there is none, in the order in which they end."""
+    workers = min(config.workers or usable_cores(), max(1, len(jobs)), _MOST_WORKERS)
+    pool = ProcessPoolExecutor(workers, initializer=_end_with_parent)
+    try:
+        futures = {pool.submit(_copy, job, config.out): job for job in jobs}
+        for future in track(as_completed(futures), "copying", total=len(futures), transient=True):
+            yield futures[future], future.result()
+    except BrokenProcessPool:
+        why = "a copying process died, perhaps for lack of memory: go on with fewer workers"
+        raise DataError(f"{config.source}: {why}") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let Ctrl-C end a worker without words, and end it when its parent has been killed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _copy(job: _Job, out: str) -> _Copy | str:
+    """Make one copy; returns the reason if its original cannot be copied.
+
+    Raises:
+        OSError: the copy cannot be written.
+    """
+    target = Path(out) / job.copy
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if is_image(job.source):
+            facts = copy_picture(job.source, target, short_side=job.short_side)
+        else:
+            facts = copy_video(job.source, target, short_side=job.short_side, gop=job.gop, crf=job.crf)
+    except VideoError as error:
+        return error.reason if error.path == job.source else str(error)
+    finally:
+        reader._table.cache_clear()  # no file is opened again
+    return _Copy(job, facts, _size(target))
+
+
+def _write_index(index: VideoIndex, job_of: Mapping[str, _Job], done: Mapping[_Job, _Copy], path: Path) -> None:
+    """List the copies: all that the source says about each video, and what was found in it."""
+    rows = []
+    for record, columns in zip(index.records, _columns(index), strict=True):
+        if copy := done.get(job_of[record.path]):
+            found = {"frames": copy.facts.frames, "fps": copy.facts.fps, "duration": copy.facts.duration}
+            rows.append({**columns, "path": copy.job.copy, **found})
+    _write_csv(path, rows)
+
+
+def _columns(index: VideoIndex) -> list[dict[str, str]]:
+    """What the source says about each video, column by column: those of a CSV, or path, label and split."""
+    source = Path(index.source)
+    if source.is_file() and source.suffix.lower() not in MEDIA_EXTENSIONS:
+        lines = [line for line in source.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        header, *rows = [[field.strip() for field in next(csv.reader([line]))] for line in lines]
+        if "path" in header:
+            return [dict(zip(header, row, strict=True)) for row in rows]
+    names = [*(index.classes or ()), ""]  # the label -1, none, is the last
+    found = zip(index.records, index.labels, strict=True)
+    return [{"path": record.path, "label": names[label], "split": record.split or ""} for record, label in found]
+
+
+def _write_errors(bad: Mapping[str, str], damaged: Mapping[str, int], path: Path) -> None:
+    """List the originals without a copy, and those of which a part could not be decoded."""
+    rows = [{"path": name, "copied": "no", "reason": reason} for name, reason in bad.items()]
+    for name, errors in damaged.items():
+        rows.append({"path": name, "copied": "yes", "reason": f"{errors} packets cannot be decoded"})
+    _write_csv(path, rows) if rows else path.unlink(missing_ok=True)
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["path"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(path, text.getvalue())
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
