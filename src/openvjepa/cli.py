@@ -148,6 +148,15 @@ def embed(verb: Verb, args: list[str]) -> int:
     return 0
 
 
+def bench(verb: Verb, args: list[str]) -> int:
+    """`vjepa bench`."""
+    from openvjepa.tasks.bench import bench as run
+    from openvjepa.tasks.measure import BenchConfig
+
+    run(parse(verb, BenchConfig, args))
+    return 0
+
+
 def demo(verb: Verb, args: list[str]) -> int:
     """`vjepa demo`."""
     from openvjepa.config import DemoConfig
@@ -211,8 +220,6 @@ VERBS = (
         (
             "vjepa predict runs/action new.mp4",
             "vjepa predict runs/action folder/ --json",
-            "vjepa predict runs/a runs/b new.mp4 --combine vote",
-            "vjepa predict runs/action long.mp4 --window 2 --stride 1 --csv long.csv --timeline long.png --annotate out.mp4",
         ),
         predict,
     ),
@@ -247,6 +254,12 @@ VERBS = (
         "Hand a model over: a folder for transformers with a model card, or ONNX; tried before it is yours.",
         ("vjepa export runs/action action-hf --to hf", "vjepa export runs/action action-onnx --to onnx"),
         export,
+    ),
+    Verb(
+        "bench",
+        "Measure this machine: peak, pretraining step, inference and data, in clips and as a share of the peak.",
+        ("vjepa bench --quick", "vjepa bench --models vit_tiny vit_large --out bench.json"),
+        bench,
     ),
 )
 

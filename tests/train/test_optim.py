@@ -113,3 +113,32 @@ def test_weight_of_the_visible_tokens_is_metas() -> None:
     for step, value in V21["lambda_by_iter"].items():
         assert context_coeff(int(step), config.objective, config.train.steps) == pytest.approx(value, abs=1e-12), step
     assert context_coeff(0, PRESETS["vjepa2.1-cooldown"]().objective, 100) == 0.5
+
+
+def test_fused_optimizer_is_torchs_plain_one() -> None:
+    torch.manual_seed(0)
+    start = [torch.randn(7, 5), torch.randn(5), torch.randn(3, 4, 2)]
+    ours, plain = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
+    groups = [
+        {"params": ours[:1] + ours[2:], "decay": True, "module": "a"},
+        {"params": ours[1:2], "decay": False, "module": "a"},
+    ]
+    optimizer = make_optimizer(groups, PAPER)
+    reference = torch.optim.AdamW(
+        [{"params": plain[:1] + plain[2:]}, {"params": plain[1:2]}],
+        betas=PAPER.betas,
+        eps=PAPER.eps,
+        foreach=False,
+        fused=False,
+    )
+    for step in range(1, 20):
+        lr, decay = set_schedules(optimizer, step, PAPER, 40)
+        for group, its_decay in zip(reference.param_groups, (decay, 0.0), strict=True):
+            group["lr"], group["weight_decay"] = lr, its_decay
+        for mine, theirs in zip(ours, plain, strict=True):
+            mine.grad = torch.randn_like(mine)
+            theirs.grad = mine.grad.clone()
+        optimizer.step()
+        reference.step()
+    for mine, theirs in zip(ours, plain, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)

@@ -20,6 +20,10 @@ CHUNK_BYTES = 16 * 2**20
 """Largest attention matrix at a time, unless each thread would have less than a pair: it should stay in the caches."""
 
 
+CHUNKED = True
+"""Whether bf16 on CPUs uses the kernels of this file (benchmarks switch it)."""
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, by the fastest kernel for these tensors.
 
@@ -32,7 +36,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     Returns:
         [B, h, N, d].
     """
-    if mask is None and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+    if CHUNKED and mask is None and q.device.type == "cpu" and q.dtype == torch.bfloat16:
         if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
             return _ChunkedAttention.apply(q, k, v)  # pyright: ignore[reportReturnType]
         return _forward(q, k, v)
@@ -58,8 +62,8 @@ def _forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def chunked_forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention as product, softmax, product over a few pairs at a time; shapes as for `attention`."""
-    queries, keys, values = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-    out = torch.empty_like(queries, memory_format=torch.contiguous_format)
+    queries, keys, values = (_pairs(x) for x in (q, k, v))
+    out = torch.empty_like(queries)
     for pairs in _chunks(queries, keys):
         torch.bmm(_weights(queries[pairs], keys[pairs]), values[pairs], out=out[pairs])
     return out.view(q.shape)
@@ -74,8 +78,8 @@ def chunked_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Ten
         k: [B, h, M, d].
         v: [B, h, M, d].
     """
-    grads, queries, keys, values = (x.flatten(0, 1) for x in (grad, q, k, v))
-    dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (queries, keys, values))
+    grads, queries, keys, values = (_pairs(x) for x in (grad, q, k, v))
+    dq, dk, dv = (torch.empty_like(x) for x in (queries, keys, values))
     for pairs in _chunks(queries, keys):
         weights = _weights(queries[pairs], keys[pairs])
         torch.bmm(weights.transpose(1, 2), grads[pairs], out=dv[pairs])
@@ -85,6 +89,11 @@ def chunked_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Ten
         torch.bmm(errors.transpose(1, 2), queries[pairs], out=dk[pairs])
     scale = q.shape[-1] ** -0.5
     return dq.mul_(scale).view(q.shape), dk.mul_(scale).view(k.shape), dv.view(v.shape)
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """[B, h, N, d] -> [B h, N, d], next to one another in memory: products of slices of it need no copies."""
+    return x.flatten(0, 1).contiguous()
 
 
 def _weights(q: Tensor, k: Tensor) -> Tensor:

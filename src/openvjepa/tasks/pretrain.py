@@ -16,6 +16,7 @@ from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import DataError
 from openvjepa.model.jepa import JEPA
+from openvjepa.model.kernels import describe
 from openvjepa.model.predictor import Predictor
 from openvjepa.train.checkpoint import list_checkpoints, load_newest
 from openvjepa.train.distributed import Runtime, make_runtime
@@ -197,7 +198,7 @@ def _introduce(config: PretrainConfig, batches: PretrainBatches, task: PretrainT
     print(
         f"{len(batches.records)} videos; {config.model.arch} {encoder:.2f} M + predictor {predictor:.2f} M parameters; "
         f"{grid.t} x {grid.h} x {grid.w} = {grid.tokens} tokens a clip; {config.train.steps} steps of "
-        f"{config.train.batch_size} clips\n{runtime}",
+        f"{config.train.batch_size} clips\n{runtime}, {describe(runtime.device, runtime.dtype)}",
         flush=True,
     )
 
