@@ -100,6 +100,15 @@ def probe(verb: Verb, args: list[str]) -> int:
     return 0
 
 
+def finetune(verb: Verb, args: list[str]) -> int:
+    """`vjepa finetune`."""
+    from openvjepa.tasks.finetune import PRESETS, FinetuneConfig
+    from openvjepa.tasks.finetune import finetune as run
+
+    config = parse(verb, FinetuneConfig, args, positional=("source",), presets=PRESETS)
+    return 0 if run(config) else INTERRUPTED
+
+
 def predict(verb: Verb, args: list[str]) -> int:
     """`vjepa predict`; 1 when no video can be read."""
     from openvjepa.config import PredictConfig
@@ -213,6 +222,16 @@ VERBS = (
             "vjepa probe runs/mine videos/ --label-fraction 0.05 0.1 0.5 --draws 3",
         ),
         probe,
+    ),
+    Verb(
+        "finetune",
+        "Fit an encoder with a classifier to labelled videos: the classifier alone, the last blocks, LoRA, or everything.",
+        (
+            "vjepa finetune videos/ --model runs/mine --out runs/action",
+            "vjepa finetune videos/ --model facebook/vjepa2-vitl-fpc16-256-ssv2 --preset hf-card",
+            "vjepa finetune videos/ --model runs/mine --tune all --randaugment 9 --patience 5",
+        ),
+        finetune,
     ),
     Verb(
         "predict",

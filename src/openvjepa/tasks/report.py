@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,16 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], *, l
 def paragraph(text: str) -> str:
     """Plain text as an escaped paragraph."""
     return f"<p>{html.escape(text)}</p>"
+
+
+def plain_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """An HTML table of plain texts; the first column names the rows."""
+    columns = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+    lines = (
+        f'<tr><th scope="row">{html.escape(name)}</th>{"".join(f"<td>{html.escape(cell)}</td>" for cell in cells)}</tr>'
+        for name, *cells in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{columns}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]], *, title: str = "Training") -> Section:

@@ -1,4 +1,4 @@
-"""Which labelled videos a probe is trained on, chosen with and tested on."""
+"""Which labelled videos a classifier is trained on, chosen with and tested on."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def check_splits(splits: dict[str, VideoIndex]) -> None:
     trained, seen = set(splits["train"].labels), _paths(splits["train"])
     for name, index in splits.items():
         if not len(index):
-            raise DataError(f"{index.source}: no videos in the split {name}")
+            raise DataError(f"{index.source}: no videos in the split {name}: add videos, or mark or give some for it")
         unknown = sorted(set(index.labels) - trained)
         if unknown:
             names = ", ".join((index.classes or ())[i] for i in unknown[:5])
@@ -74,7 +74,7 @@ def _read(source: str, label: str | None) -> VideoIndex:
     index = read_index(source, label=label)
     if index.classes is None:
         raise DataError(
-            f"{index.source}: the videos have no labels: a probe needs class folders, a list of `path label` lines, or "
+            f"{index.source}: the videos have no labels: a classifier needs class folders, a list of `path label` lines, or "
             "a CSV with a label column (of several, choose one with --label)"
         )
     unlabelled = [record.path for record in index.records if record.label is None]
@@ -102,7 +102,9 @@ def _renumbered(index: VideoIndex, number: dict[str, int]) -> VideoIndex:
 def _check_classes(train: VideoIndex) -> None:
     names = train.classes or ()
     if len(names) < 2:
-        raise DataError(f"{train.source}: all videos are of one class ({', '.join(names)}): a probe needs at least two")
+        raise DataError(
+            f"{train.source}: all videos are of one class ({', '.join(names)}): a classifier needs at least two"
+        )
     if len(names) > len(train):
         raise DataError(
             f"{train.source}: {len(names)} classes for {len(train)} videos to train on: is this the right label column?"
