@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from openvjepa.errors import CheckpointError, ConfigError, DataError, OpenVJEPAError, VideoError
     from openvjepa.model.encoder import create_model
     from openvjepa.tasks.embed import embed
+    from openvjepa.tasks.evaluate import EvaluateConfig, evaluate
     from openvjepa.tasks.features import encode
+    from openvjepa.tasks.finetune import FinetuneConfig, finetune
     from openvjepa.tasks.predict import predict
     from openvjepa.tasks.pretrain import pretrain
     from openvjepa.tasks.probe import probe
@@ -58,7 +60,9 @@ _HOMES = {
     "errors": ("CheckpointError", "ConfigError", "DataError", "OpenVJEPAError", "VideoError"),
     "model.encoder": ("create_model",),
     "tasks.embed": ("embed",),
+    "tasks.evaluate": ("EvaluateConfig", "evaluate"),
     "tasks.features": ("encode",),
+    "tasks.finetune": ("FinetuneConfig", "finetune"),
     "tasks.predict": ("predict",),
     "tasks.pretrain": ("pretrain",),
     "tasks.probe": ("probe",),
@@ -74,6 +78,8 @@ __all__ = [
     "DataConfig",
     "DataError",
     "EmbedConfig",
+    "EvaluateConfig",
+    "FinetuneConfig",
     "LoadedModel",
     "MaskConfig",
     "MaskingConfig",
@@ -94,6 +100,8 @@ __all__ = [
     "create_model",
     "embed",
     "encode",
+    "evaluate",
+    "finetune",
     "list_models",
     "load_model",
     "load_probe",

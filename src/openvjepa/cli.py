@@ -119,6 +119,15 @@ def predict(verb: Verb, args: list[str]) -> int:
     return 0 if any(prediction.error is None for prediction in run(config)) else 1
 
 
+def evaluate(verb: Verb, args: list[str]) -> int:
+    """`vjepa evaluate`."""
+    from openvjepa.tasks.evaluate import EvaluateConfig
+    from openvjepa.tasks.evaluate import evaluate as run
+
+    run(parse(verb, EvaluateConfig, args, positional=("runs",)))
+    return 0
+
+
 def models(verb: Verb, args: list[str]) -> int:
     """`vjepa models`."""
     from openvjepa.tasks.models import ModelsConfig
@@ -239,8 +248,19 @@ VERBS = (
         (
             "vjepa predict runs/action new.mp4",
             "vjepa predict runs/action folder/ --json",
+            "vjepa predict runs/a runs/b new.mp4 --combine vote",
+            "vjepa predict runs/action long.mp4 --window 2 --stride 1 --csv long.csv --timeline long.png --annotate out.mp4",
         ),
         predict,
+    ),
+    Verb(
+        "evaluate",
+        "Measure classifiers on labelled videos: accuracy, classes, confusion, calibration, cost; alone and together.",
+        (
+            "vjepa evaluate runs/action test-videos/",
+            "vjepa evaluate runs/a runs/b list.csv --label action --segments 4 --views 3",
+        ),
+        evaluate,
     ),
     Verb(
         "embed",

@@ -407,6 +407,10 @@ class ProbeConfig:
     """CPU threads of the model; None: torch's choice."""
     workers: int | None = None
     """Processes that load data; None: one fewer than the cores, at most 8."""
+    label_fraction: tuple[float, ...] = ()
+    """Also train with these shares of the training videos, such as 0.05 0.1 0.5: how few labels are enough?"""
+    draws: int = 3
+    """Random choices of training videos for each share; at least one of each class is in each."""
     overwrite: bool = False
     """Delete what an earlier run left in the run folder; encoded features are kept."""
 
@@ -421,6 +425,10 @@ class ProbeConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1")
+        if not all(0 < fraction < 1 for fraction in self.label_fraction) or self.draws < 1:
+            raise ConfigError(
+                "label_fraction must be above 0 and below 1 (all videos are always used too), draws at least 1"
+            )
         if not (0 < self.val_share < 1 and 0 < self.test_share < 1 and self.val_share + self.test_share < 1):
             raise ConfigError("val_share and test_share must be above 0, and their sum below 1")
 
@@ -430,17 +438,35 @@ class PredictConfig:
     """Everything `vjepa predict` does."""
 
     run: str = ""
-    """Run folder of a probe."""
+    """Run folder of `vjepa probe` or `vjepa finetune`, or a model that comes with a classifier (a Hugging Face folder or id).
+    More runs may follow; their answers are combined."""
     videos: tuple[str, ...] = ()
-    """Video files, folders of them, lists or CSV files."""
+    """Video files, folders of them, lists or CSV files; model folders that stand before them are more runs."""
     top: int = 5
     """Classes shown for each video."""
     json: bool = False
     """Print JSON, for programs."""
+    combine: Literal["mean", "vote"] | None = None
+    """How runs with the same classes are combined: mean of their softmax, or votes. None: mean, and where classes differ an
+    answer for each set of classes."""
+    window: float | None = None
+    """Seconds: follow long videos over time, with an answer for each window of this length."""
+    stride: float | None = None
+    """Seconds from the start of a window to that of the next; None: half a window."""
+    csv: str | None = None
+    """With window: a CSV file to write, a line for each window."""
+    timeline: str | None = None
+    """With window and one video: a PNG picture to write, the probabilities over time."""
+    annotate: str | None = None
+    """With window and one video: an MP4 file to write, a copy of the video with class and probability drawn on it (no sound)."""
     segments: int | None = None
-    """Clips along a video; None: as many as the probe was evaluated with."""
+    """Clips along a video, or a window; None: as many as the probe was evaluated with (in a window: 1)."""
     views: int | None = None
     """Crops along the longer side of each clip; None: as many as the probe was evaluated with."""
+    frame_step: int | None = None
+    """Every n-th frame of the video; None, and fps None too: as the probe was evaluated with, else 4."""
+    fps: float | None = None
+    """Frames per second of a clip, by time; not together with frame_step."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
@@ -451,8 +477,17 @@ class PredictConfig:
     """Processes that load data; None: one fewer than the cores, at most 8."""
 
     def __post_init__(self) -> None:
-        if min(self.top, self.segments or 1, self.views or 1) < 1:
+        if any(value is not None and value < 1 for value in (self.top, self.segments, self.views)):
             raise ConfigError("top, segments and views must be at least 1")
+        if self.frame_step is not None and self.fps is not None:
+            raise ConfigError("give frame_step or fps, not both")
+        for name in ("stride", "csv", "timeline", "annotate"):
+            if getattr(self, name) is not None and self.window is None:
+                raise ConfigError(f"{name} is for long videos: give window, the seconds of one answer, too")
+        for name in ("window", "stride"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"{name} {value} must be a number of seconds above 0")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from openvjepa.config import ProbeConfig, read_yaml
+from openvjepa.config import PredictConfig, ProbeConfig, read_yaml
 from openvjepa.data.index import VideoIndex
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import AttentiveClassifier
 from openvjepa.tasks import heads as subject
+from openvjepa.tasks.efficiency import Rows, choose
+from openvjepa.tasks.evaluate import EvaluateConfig, evaluate
 from openvjepa.tasks.heads import (
     Recipe,
     average_softmax,
@@ -32,6 +36,7 @@ from openvjepa.tasks.heads import (
     train_knn,
     train_linear,
 )
+from openvjepa.tasks.predict import predict
 from openvjepa.tasks.probe import ProbeResult, probe, probe_features
 from openvjepa.tasks.splits import read_splits
 from openvjepa.weights.hub import load_model
@@ -469,3 +474,92 @@ def test_result_is_a_plain_record(config: ProbeConfig) -> None:
     assert isinstance(result, ProbeResult)
     assert not (Path(config.out) / "model.safetensors").exists(), "kNN cannot be saved"
     assert 0 <= result.majority <= 100
+
+
+def test_shares_are_stratified_and_nested() -> None:
+    y = np.array([0] * 40 + [1] * 20 + [2] * 3)
+    shares = [choose(y, fraction, 5, 0) for fraction in (0.01, 0.1, 0.5)]
+    assert [np.bincount(y[rows]).tolist() for rows in shares] == [[1, 1, 1], [4, 2, 1], [20, 10, 2]]
+    for small, large in pairwise(shares):
+        assert set(small) < set(large)
+    assert not np.array_equal(shares[1], choose(y, 0.1, 5, 1))
+    assert not np.array_equal(shares[1], choose(y, 0.1, 6, 0))
+    assert np.array_equal(shares[1], choose(y, 0.1, 5, 0))
+
+
+def test_rows_of_features_are_read_as_numpy_does() -> None:
+    x, rows = np.random.default_rng(0).normal(size=(9, 2, 3, 4)), np.array([1, 4, 7])
+    lazy, copy = Rows(x, rows), x[rows]
+    assert (lazy.shape, lazy.ndim, len(lazy)) == (copy.shape, 4, 3)
+    np.testing.assert_array_equal(lazy[[2, 0], [1, 0]], copy[[2, 0], [1, 0]])
+    np.testing.assert_array_equal(lazy[1:], copy[1:])
+    np.testing.assert_array_equal(mean_tokens(lazy), mean_tokens(copy))  # type: ignore[arg-type]
+
+
+def test_label_fractions_train_on_what_they_say(config: ProbeConfig) -> None:
+    few = changed(config, label_fraction=(0.5, 0.1), draws=2, kinds=("linear", "attentive"), frame_step=1)
+    result = probe(few)
+    assert [(share.fraction, share.videos) for share in result.shares] == [(0.1, 6), (0.5, 24), (1.0, 48)]
+    for kind, outcome in result.outcomes.items():
+        assert result.shares[-1].top1[kind] == (outcome.test_top1,)
+    # The same by hand: the features of the cache, and the chosen rows.
+    splits = read_splits(few)
+    x = {}
+    for folder in (Path(config.out) / "features").iterdir():
+        x[json.loads((folder / "meta.json").read_text())["name"]] = np.load(folder / "features.npy")
+    x = {name: rows.reshape(len(splits[name]), -1, *rows.shape[1:]) for name, rows in x.items()}
+    y = {name: np.array(index.labels) for name, index in splits.items()}
+    for draw in range(2):
+        rows = choose(y["train"], 0.1, config.seed, draw)
+        alone = probe_features(
+            x["train"][rows],
+            y["train"][rows],
+            x["val"],
+            y["val"],
+            x["test"],
+            y["test"],
+            classes=result.classes,
+            num_heads=3,
+            kinds=few.kinds,
+            recipe=Recipe(few.lrs, few.weight_decays, few.epochs, few.batch_size, few.seed),
+        )
+        assert {kind: top1[draw] for kind, top1 in result.shares[0].top1.items()} == {
+            kind: outcome.test_top1 for kind, outcome in alone.items()
+        }
+    found = json.loads((Path(config.out) / "results.json").read_text())["label_efficiency"]
+    draws = found[1]["probes"]["linear"]["draws"]
+    assert found[1]["probes"]["linear"]["mean"] == pytest.approx(np.mean(draws))
+    assert found[1]["probes"]["linear"]["std"] == pytest.approx(np.std(draws, ddof=1))
+    assert found[2]["probes"]["linear"]["std"] is None
+    page = (Path(config.out) / "report.html").read_text()
+    assert "Label efficiency" in page
+    assert "linear: test accuracy, %" in page
+    for wrong in ({"label_fraction": (1.0,)}, {"label_fraction": (0.0,)}, {"draws": 0}):
+        with pytest.raises(ConfigError, match="label_fraction must be above 0 and below 1"):
+            changed(config, **wrong)
+
+
+def test_images_in_class_folders_are_probed(config: ProbeConfig, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 3)):
+        for name, level in (("n01", 60), ("n02", 180)):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(level + rng.integers(-20, 20, (40, 36, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    (tmp_path / "images" / "train" / "n01" / "broken.jpg").write_bytes(b"no picture")
+    images = changed(config, source=str(tmp_path / "images"), label=None, epochs=30, val_share=0.2, test_share=0.2)
+    result = probe(images)
+    assert result.classes == ("n01", "n02")
+    assert sum(result.videos.values()) == 18
+    assert list(result.skipped) == [str(tmp_path / "images/train/n01/broken.jpg")]
+    assert {kind: outcome.test_top1 for kind, outcome in result.outcomes.items()} == dict.fromkeys(result.outcomes, 100)
+    clips = json.loads((Path(config.out) / "results.json").read_text())["clips"]
+    assert (clips["segments"], clips["spec"]["num_frames"]) == (1, 4), "one clip, of one repeated frame"
+    (found,) = predict(PredictConfig(str(result.out), (str(tmp_path / "images/val/n02/0.jpg"),), workers=0))
+    assert found.top[0][0] == "n02"
+    (judged,) = evaluate(
+        EvaluateConfig((str(result.out),), images.source, str(tmp_path / "judged"), workers=0)
+    ).verdicts
+    assert (judged.scores.top1, judged.passes) == (100, 1)

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openvjepa.config import from_mapping, to_mapping
+from openvjepa.data.index import VideoRecord
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.model.encoder import Encoder
 from openvjepa.tasks.heads import average_softmax
-from openvjepa.tasks.plans import ClipPlan
+from openvjepa.tasks.plans import ClipPlan, clip_rate, plan_for
 from openvjepa.weights.files import read_metadata
-from openvjepa.weights.hub import WEIGHTS, load_model, save_model
+from openvjepa.weights.hub import SETTINGS, WEIGHTS, load_model, save_model
 from openvjepa.weights.probes import Probe
 
 
@@ -52,25 +53,33 @@ def save_classifier(folder: Path, classifier: VideoClassifier) -> None:
     )
 
 
-def load_classifier(run: str | Path) -> VideoClassifier:
-    """The classifier of a probe's run folder.
+def load_classifier(source: str | Path, records: tuple[VideoRecord, ...] = ()) -> VideoClassifier:
+    """The classifier of a run of `vjepa probe` or `vjepa finetune`, or of any model that comes with one.
+
+    Args:
+        source: a run folder, or what `load_model` reads.
+        records: files that will be shown; a model that says nothing about its clips is shown images as one frame where it
+            has a path for them.
 
     Raises:
-        CheckpointError: missing or damaged, or the folder holds no classifier.
+        CheckpointError: missing or damaged, or there is no classifier.
     """
-    folder = Path(run)
-    if not folder.is_dir():
-        what = "not a folder" if folder.exists() else "no such folder"
-        raise CheckpointError(f"{folder}: {what}: give the run folder of `vjepa probe`")
+    folder = Path(source)
     if not (folder / WEIGHTS).exists() and (folder / "results.json").exists():
         raise CheckpointError(f"{folder}: holds no classifier that can predict: probe with --kinds attentive or linear")
-    model = load_model(folder)
-    if model.probe is None or model.labels is None:
-        raise CheckpointError(f"{folder}: an encoder without a classifier: run `vjepa probe {folder} VIDEOS` first")
+    model = load_model(source)
+    if model.probe is None:
+        raise CheckpointError(f"{source}: an encoder without a classifier: run `vjepa probe {source} VIDEOS` first")
+    labels = model.labels or tuple(str(number) for number in range(model.probe.linear.out_features))
+    stored = _stored_plan(folder / WEIGHTS) if (folder / SETTINGS).exists() else None
+    plan = stored or plan_for(model, records or (VideoRecord("video"),), *clip_rate(str(source), None, None))
+    return VideoClassifier(model.encoder, model.probe, labels, plan)
+
+
+def _stored_plan(weights: Path) -> ClipPlan | None:
+    """The clips that a classifier was evaluated with; None where the file does not say."""
+    stored = read_metadata(weights).get("classifier", {}).get("plan")
     try:
-        plan = from_mapping(
-            ClipPlan, read_metadata(folder / WEIGHTS)["classifier"]["plan"], where=str(folder / WEIGHTS)
-        )
-    except (KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS}: its classifier cannot be read ({error})") from None
-    return VideoClassifier(model.encoder, model.probe, model.labels, plan)
+        return None if stored is None else from_mapping(ClipPlan, stored, where=str(weights))
+    except ConfigError as error:
+        raise CheckpointError(f"{weights}: its classifier cannot be read ({error})") from None

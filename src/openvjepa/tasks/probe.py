@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +17,18 @@ from rich.console import Console
 from rich.table import Table
 
 from openvjepa.config import ProbeConfig, TrainConfig, to_mapping, to_yaml
+from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
 from openvjepa.errors import ConfigError
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier, probe_eps
+from openvjepa.tasks import report
 from openvjepa.tasks.classifier import VideoClassifier, save_classifier
+from openvjepa.tasks.efficiency import Share, label_efficiency
+from openvjepa.tasks.efficiency import render as render_shares
+from openvjepa.tasks.efficiency import section as efficiency_section
 from openvjepa.tasks.features import EncodeSettings, FeatureSet, encode, encode_index
-from openvjepa.tasks.heads import Recipe
+from openvjepa.tasks.heads import Features, Labels, OnEpoch, Recipe
 from openvjepa.tasks.outcomes import KINDS, Outcome, draw_confusion, probe_features
 from openvjepa.tasks.plans import ClipPlan, clip_rate, plan_for
 from openvjepa.tasks.splits import check_splits, read_splits
@@ -39,6 +45,7 @@ RUN_FILES = (
     "metrics.jsonl",
     "tensorboard",
     "confusion.png",
+    "report.html",
     "model.safetensors",
     "model.yaml",
 )
@@ -62,13 +69,15 @@ class ProbeResult:
     """Unreadable files: path -> reason."""
     seconds: dict[str, float]
     """Spent encoding and training."""
+    shares: tuple[Share, ...] = ()
+    """With `label_fraction`: accuracies by share of the training videos, the last that of all."""
 
 
 def probe(config: ProbeConfig) -> ProbeResult:
     """Encode labelled videos once, train classifiers on the frozen features, choose on val, report on test.
 
     Writes into the run folder: features (the cache), config.yaml, metrics.jsonl, tensorboard, results.json,
-    confusion.png, and the model with its attentive (else linear) probe, which `vjepa predict` reads.
+    confusion.png, report.html, and the model with its attentive (else linear) probe, which `vjepa predict` reads.
 
     Raises:
         ConfigError: the run folder is in use, or a setting is impossible.
@@ -98,9 +107,9 @@ def probe(config: ProbeConfig) -> ProbeResult:
         seconds = {"encode": time.monotonic() - started}
         started = time.monotonic()
         _open_run_dir(out, config)
-        outcomes = _train(config, splits, sets, encoder, runtime.device)
+        outcomes, shares = _train(config, splits, sets, encoder, runtime.device)
         seconds["train"] = time.monotonic() - started
-        result = _result(out, splits, sets, outcomes, seconds)
+        result = _result(out, splits, sets, outcomes, shares, seconds)
         _write(config, result, encoder, plans["test"])
     _print(result)
     return result
@@ -129,7 +138,8 @@ def _plans(config: ProbeConfig, model: LoadedModel, splits: dict[str, VideoIndex
     """The clips of each split: plain and random ones to train on, segments x views to evaluate."""
     records = tuple(record for index in splits.values() for record in index.records)
     plain = plan_for(model, records, config.frame_step, config.fps)
-    evaluation = replace(plain, segments=config.segments, views=config.views)
+    still = all(is_image(record.path) for record in records)  # all segments of an image are the same
+    evaluation = replace(plain, segments=1 if still else config.segments, views=config.views)
     random = config.train_views - 1
     train = replace(plain, random=random, crop_scale=config.crop_scale, seed=config.seed) if random else plain
     return {"train": train, "val": evaluation, "test": evaluation}
@@ -146,8 +156,11 @@ def _train(
     sets: dict[str, FeatureSet],
     encoder: Encoder,
     device: torch.device,
-) -> dict[str, Outcome]:
-    """Train all kinds of probes, the attentive one with its accuracy per epoch in metrics.jsonl and TensorBoard."""
+) -> tuple[dict[str, Outcome], tuple[Share, ...]]:
+    """Train all kinds of probes, the attentive one with its accuracy per epoch in metrics.jsonl and TensorBoard.
+
+    Then again on shares of the training videos, where these are asked for.
+    """
     y = {name: np.array(index.labels, dtype=np.int64) for name, index in splits.items()}
     eps = probe_eps(encoder.config)
     recipe = Recipe(config.lrs, config.weight_decays, config.epochs, config.batch_size, config.seed, eps)
@@ -162,10 +175,10 @@ def _train(
         log.advance(epoch, figures["loss"])
         log.write(epoch, figures)
 
-    try:
+    def train(x: Features, labels: Labels, on_epoch: OnEpoch | None = None) -> dict[str, Outcome]:
         return probe_features(
-            sets["train"].x,
-            y["train"],
+            x,
+            labels,
             sets["val"].x,
             y["val"],
             sets["test"].x,
@@ -177,8 +190,16 @@ def _train(
             device=device,
             on_epoch=on_epoch,
         )
+
+    x = sets["train"].x
+    try:
+        outcomes = train(x, y["train"], on_epoch)
     finally:
         log.close()
+    if not config.label_fraction:
+        return outcomes, ()
+    few = {"fractions": config.label_fraction, "draws": config.draws, "seed": config.seed}
+    return outcomes, label_efficiency(train, x, y["train"], outcomes, **few)
 
 
 def _result(
@@ -186,6 +207,7 @@ def _result(
     splits: dict[str, VideoIndex],
     sets: dict[str, FeatureSet],
     outcomes: dict[str, Outcome],
+    shares: tuple[Share, ...],
     seconds: dict[str, float],
 ) -> ProbeResult:
     commonest = int(np.bincount(splits["train"].labels).argmax())
@@ -199,6 +221,7 @@ def _result(
         videos={name: len(index) for name, index in splits.items()},
         skipped={path: reason for features in sets.values() for path, reason in features.skipped.items()},
         seconds=seconds,
+        shares=shares,
     )
 
 
@@ -210,7 +233,7 @@ def _write(config: ProbeConfig, result: ProbeResult, encoder: Encoder, plan: Cli
         save_classifier(result.out, VideoClassifier(encoder, outcome.module, result.classes, plan))
     title = f"{kind}: {outcome.test_top1:.1f} % of {result.videos['test']} test videos"
     draw_confusion(result.out / "confusion.png", title, np.array(outcome.confusion), result.classes)
-    results = {
+    results: dict[str, Any] = {
         "model": config.model,
         "source": config.source,
         "label": config.label,
@@ -225,7 +248,29 @@ def _write(config: ProbeConfig, result: ProbeResult, encoder: Encoder, plan: Cli
         "skipped": result.skipped,
         "versions": versions(),
     }
+    if result.shares:
+        results["label_efficiency"] = [share.to_dict() for share in result.shares]
+    _write_report(config, result, results)
     write_file(result.out / "results.json", json.dumps(results, indent=1).encode())
+
+
+def _write_report(config: ProbeConfig, result: ProbeResult, results: dict[str, Any]) -> None:
+    """report.html: accuracies, how few labels are enough, confusion, and what ran."""
+    label, best = config.label or "test videos", max(o.test_top1 for o in result.outcomes.values())
+    accuracies = {kind: outcome.test_top1 for kind, outcome in result.outcomes.items()}
+    always = dict.fromkeys(accuracies, result.majority)
+    matrices = {kind: (outcome.confusion, result.classes) for kind, outcome in result.outcomes.items()}
+    names = ("model", "source", "label", "videos", "seed", "seconds", "clips", "skipped", "versions")
+    sections = [
+        report.accuracy_table(
+            {label: {config.model: accuracies, "the commonest class": always}}, {label: result.chance}
+        ),
+        *([efficiency_section(result.shares)] if result.shares else []),
+        report.confusion_matrices(matrices),
+        report.run_facts({name: results[name] for name in names}),
+    ]
+    lead = f"Frozen features of {config.model}: up to {best:.1f} % of {result.videos['test']} test videos are named rightly."
+    report.write_report(result.out / "report.html", "Probe", sections, lead=lead)
 
 
 def versions() -> dict[str, str]:
@@ -248,7 +293,10 @@ def _print(result: ProbeResult) -> None:
     table.add_row(
         "guessing", "", f"{result.chance:.1f}", *([""] if top5 else []), f"the commonest class: {result.majority:.1f}"
     )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if result.shares:
+        console.print(render_shares(result.shares))
     for path, reason in result.skipped.items():
         print(f"skipped {path}: {reason}")
     counts = ", ".join(f"{count} {name}" for name, count in result.videos.items())
