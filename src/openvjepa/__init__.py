@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from openvjepa.config import (
         DataConfig,
-        EmbedConfig,
         MaskConfig,
         MaskingConfig,
         ModelConfig,
         ObjectiveConfig,
         OptimConfig,
-        PredictConfig,
         PretrainConfig,
-        ProbeConfig,
         TrainConfig,
     )
     from openvjepa.data.clips import read_clip
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
     from openvjepa.data.synthetic import ShapesConfig, make_shapes
     from openvjepa.errors import CheckpointError, ConfigError, DataError, OpenVJEPAError, VideoError
     from openvjepa.model.encoder import create_model
+    from openvjepa.options import EmbedConfig, PredictConfig, ProbeConfig
     from openvjepa.tasks.embed import embed
     from openvjepa.tasks.evaluate import EvaluateConfig, evaluate
     from openvjepa.tasks.features import encode
@@ -43,15 +41,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "config": (
         "DataConfig",
-        "EmbedConfig",
         "MaskConfig",
         "MaskingConfig",
         "ModelConfig",
         "ObjectiveConfig",
         "OptimConfig",
-        "PredictConfig",
         "PretrainConfig",
-        "ProbeConfig",
         "TrainConfig",
     ),
     "data.clips": ("read_clip",),
@@ -59,6 +54,7 @@ _HOMES = {
     "data.synthetic": ("ShapesConfig", "make_shapes"),
     "errors": ("CheckpointError", "ConfigError", "DataError", "OpenVJEPAError", "VideoError"),
     "model.encoder": ("create_model",),
+    "options": ("EmbedConfig", "PredictConfig", "ProbeConfig"),
     "tasks.embed": ("embed",),
     "tasks.evaluate": ("EvaluateConfig", "evaluate"),
     "tasks.features": ("encode",),

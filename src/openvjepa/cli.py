@@ -91,7 +91,7 @@ def pretrain(verb: Verb, args: list[str]) -> int:
 
 def probe(verb: Verb, args: list[str]) -> int:
     """`vjepa probe`."""
-    from openvjepa.config import ProbeConfig
+    from openvjepa.options import ProbeConfig
 
     config = parse(verb, ProbeConfig, args, positional=("model", "source"))
     from openvjepa.tasks.probe import probe as run
@@ -111,7 +111,7 @@ def finetune(verb: Verb, args: list[str]) -> int:
 
 def predict(verb: Verb, args: list[str]) -> int:
     """`vjepa predict`; 1 when no video can be read."""
-    from openvjepa.config import PredictConfig
+    from openvjepa.options import PredictConfig
 
     config = parse(verb, PredictConfig, args, positional=("run", "videos"))
     from openvjepa.tasks.predict import predict as run
@@ -157,7 +157,7 @@ def export(verb: Verb, args: list[str]) -> int:
 
 def embed(verb: Verb, args: list[str]) -> int:
     """`vjepa embed`."""
-    from openvjepa.config import EmbedConfig
+    from openvjepa.options import EmbedConfig
 
     config = parse(verb, EmbedConfig, args, positional=("source",))
     from openvjepa.tasks.embed import embed as run
@@ -177,7 +177,7 @@ def bench(verb: Verb, args: list[str]) -> int:
 
 def demo(verb: Verb, args: list[str]) -> int:
     """`vjepa demo`."""
-    from openvjepa.config import DemoConfig
+    from openvjepa.options import DemoConfig
 
     config = parse(verb, DemoConfig, args)
     from openvjepa.tasks.demo import demo as run

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from openvjepa.config import DemoConfig
 from openvjepa.errors import ConfigError
+from openvjepa.options import DemoConfig
 from openvjepa.tasks.demo import demo
 
 

@@ -17,13 +17,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from openvjepa.cli import main
-from openvjepa.config import EmbedConfig, ModelConfig, PredictConfig, ProbeConfig
+from openvjepa.config import ModelConfig
 from openvjepa.data.clips import ClipSpec, read_clip
 from openvjepa.data.index import read_index
 from openvjepa.data.loader import EvalClips
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.model.encoder import Encoder, create_model
+from openvjepa.options import EmbedConfig, PredictConfig, ProbeConfig
 from openvjepa.tasks import embed as subject
 from openvjepa.tasks import features, journal
 from openvjepa.tasks.classifier import load_classifier

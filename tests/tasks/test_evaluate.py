@@ -15,12 +15,12 @@ import torch
 from sklearn import metrics
 
 from openvjepa.cli import main
-from openvjepa.config import PredictConfig, ProbeConfig
 from openvjepa.data.clips import read_clip
 from openvjepa.data.index import VideoRecord, read_index
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.model.encoder import Encoder
+from openvjepa.options import PredictConfig, ProbeConfig
 from openvjepa.tasks.classifier import VideoClassifier, load_classifier, save_classifier
 from openvjepa.tasks.ensemble import combine, in_order, load_members
 from openvjepa.tasks.evaluate import EvaluateConfig, EvaluateResult, evaluate

@@ -15,12 +15,13 @@ import yaml
 from torch import Tensor
 
 from openvjepa.cli import main
-from openvjepa.config import ModelConfig, ProbeConfig
+from openvjepa.config import ModelConfig
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier
 from openvjepa.model.predictor import Predictor
+from openvjepa.options import ProbeConfig
 from openvjepa.tasks import onnx_model
 from openvjepa.tasks.export import ExportConfig, export
 from openvjepa.tasks.probe import probe as run_probe

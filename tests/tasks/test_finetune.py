@@ -13,13 +13,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from openvjepa.config import ModelConfig, OptimConfig, PredictConfig, TrainConfig, read_yaml
+from openvjepa.config import ModelConfig, OptimConfig, TrainConfig, read_yaml
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.model.adapters import layer_groups, merge_lora, set_trainable
 from openvjepa.model.encoder import Encoder, create_model
 from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier
+from openvjepa.options import PredictConfig
 from openvjepa.tasks.augment import Augmentation
 from openvjepa.tasks.export import ExportConfig, export
 from openvjepa.tasks.finetune import PRESETS, FinetuneConfig, FinetuneResult, finetune

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from openvjepa.config import PredictConfig, ProbeConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import read_index
 from openvjepa.data.loader import EvalClips
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import CheckpointError, ConfigError
+from openvjepa.options import PredictConfig, ProbeConfig
 from openvjepa.tasks.classifier import load_classifier
 from openvjepa.tasks.predict import Prediction, predict
 from openvjepa.tasks.probe import ProbeResult, probe

@@ -18,11 +18,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from openvjepa.config import PredictConfig, ProbeConfig, read_yaml
+from openvjepa.config import read_yaml
 from openvjepa.data.index import VideoIndex
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import AttentiveClassifier
+from openvjepa.options import PredictConfig, ProbeConfig
 from openvjepa.tasks import heads as subject
 from openvjepa.tasks.efficiency import Rows, choose
 from openvjepa.tasks.evaluate import EvaluateConfig, evaluate

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from openvjepa.config import ModelConfig, PredictConfig, ProbeConfig
+from openvjepa.config import ModelConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.transforms import eval_views
 from openvjepa.data.video import Video, open_video
 from openvjepa.errors import CheckpointError, ConfigError, VideoError
 from openvjepa.model.encoder import create_model
+from openvjepa.options import PredictConfig, ProbeConfig
 from openvjepa.tasks.annotate import caption, main_colours
 from openvjepa.tasks.ensemble import load_members
 from openvjepa.tasks.plans import ClipPlan

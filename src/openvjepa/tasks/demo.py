@@ -18,13 +18,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openvjepa.config import DemoConfig, PredictConfig, PretrainConfig, ProbeConfig, to_mapping
+from openvjepa.config import PretrainConfig, to_mapping
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.loader import EvalClips
 from openvjepa.data.synthetic import ShapesConfig, make_shapes
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import ConfigError, OpenVJEPAError
+from openvjepa.options import DemoConfig, PredictConfig, ProbeConfig
 from openvjepa.presets import demo as demo_preset
 from openvjepa.tasks import report
 from openvjepa.tasks.features import encode

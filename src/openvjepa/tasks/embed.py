@@ -11,12 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from openvjepa.config import EmbedConfig, TrainConfig, to_mapping
+from openvjepa.config import TrainConfig, to_mapping
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.grid import TokenGrid
 from openvjepa.model.encoder import Encoder
+from openvjepa.options import EmbedConfig
 from openvjepa.tasks.features import EncodeSettings, encode_batches, feature_facts, size_text
 from openvjepa.tasks.journal import Entry, Journal
 from openvjepa.tasks.plans import ClipPlan, clip_rate, plan_for

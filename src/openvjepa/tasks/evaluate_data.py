@@ -10,9 +10,9 @@ from typing import Literal
 
 import yaml
 
-from openvjepa.config import ProbeConfig
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.errors import ConfigError, DataError
+from openvjepa.options import ProbeConfig
 from openvjepa.tasks.ensemble import Member
 from openvjepa.tasks.splits import read_splits
 

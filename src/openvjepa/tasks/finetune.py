@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from openvjepa.config import ProbeConfig, TrainConfig
+from openvjepa.config import TrainConfig
 from openvjepa.data.index import SPLITS, VideoIndex
 from openvjepa.errors import ConfigError
 from openvjepa.model.adapters import Tune
+from openvjepa.options import ProbeConfig
 from openvjepa.tasks.augment import Augmentation
 from openvjepa.tasks.finetune_run import FinetuneResult, FinetuneRun
 from openvjepa.tasks.plans import clip_rate

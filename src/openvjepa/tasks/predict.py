@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from openvjepa.config import PredictConfig, TrainConfig
+from openvjepa.config import TrainConfig
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.errors import ConfigError, DataError, VideoError
+from openvjepa.options import PredictConfig
 from openvjepa.tasks.ensemble import (
     Combine,
     Member,

@@ -16,12 +16,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from openvjepa.config import ProbeConfig, TrainConfig, to_mapping, to_yaml
+from openvjepa.config import TrainConfig, to_mapping, to_yaml
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
 from openvjepa.errors import ConfigError
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier, probe_eps
+from openvjepa.options import ProbeConfig
 from openvjepa.tasks import report
 from openvjepa.tasks.classifier import VideoClassifier, save_classifier
 from openvjepa.tasks.efficiency import Share, label_efficiency
