@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import subprocess
@@ -13,7 +14,9 @@ import pytest
 from openvjepa import cli
 from openvjepa.config import ModelConfig, PretrainConfig, to_yaml
 from openvjepa.errors import ConfigError, DataError
+from openvjepa.options import DemoConfig
 from openvjepa.presets import PRESETS
+from openvjepa.verbs import find
 
 
 def vjepa(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -39,10 +42,10 @@ def assert_one_line_error(result: subprocess.CompletedProcess[str], *words: str,
         assert word in lines[0]
 
 
-def parsed(verb: str, kind: type, args: list[str], **more: object) -> object:
+def parsed(verb: str, args: list[str]) -> object:
     """What a verb's command line becomes."""
     [found] = [v for v in cli.VERBS if v.words == verb]
-    return cli.parse(found, kind, args, **more)  # type: ignore[arg-type]
+    return cli.parse(found, args)
 
 
 def test_overview_names_every_verb_and_imports_nothing_heavy() -> None:
@@ -54,6 +57,14 @@ def test_overview_names_every_verb_and_imports_nothing_heavy() -> None:
     assert out.splitlines()[-1] == "[]"
     for verb in cli.VERBS:
         assert f"  {verb.words} " in out
+
+
+@pytest.mark.parametrize("verb", cli.VERBS, ids=lambda verb: verb.words)
+def test_every_place_is_there(verb: cli.Verb) -> None:
+    assert callable(find(verb.task))
+    fields = {field.name for field in dataclasses.fields(find(verb.config))}
+    assert set(verb.positional) <= fields
+    assert verb.presets is None or find(verb.presets)
 
 
 @pytest.mark.parametrize("verb", cli.VERBS, ids=lambda verb: verb.words)
@@ -185,7 +196,7 @@ def test_flags_reach_every_part_of_the_config() -> None:
         "1",
         "3",
     ]
-    config = parsed("pretrain", PretrainConfig, args, positional=("sources",))
+    config = parsed("pretrain", args)
     assert type(config) is PretrainConfig
     assert type(config.model) is ModelConfig
     assert config.sources == ("a", "b")
@@ -198,13 +209,13 @@ def test_flags_reach_every_part_of_the_config() -> None:
 
 
 def test_no_arguments_give_the_defaults() -> None:
-    assert parsed("pretrain", PretrainConfig, [], positional=("sources",)) == PretrainConfig()
+    assert parsed("pretrain", []) == PretrainConfig()
 
 
 def test_flags_override_the_config_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("sources: [x]\nmodel: {arch: vit_small}\nmasking: {masks: [{kind: tube}]}\n", encoding="utf-8")
-    config = parsed("pretrain", PretrainConfig, ["--config", str(file), "--arch", "vit_base"], positional=("sources",))
+    config = parsed("pretrain", ["--config", str(file), "--arch", "vit_base"])
     assert isinstance(config, PretrainConfig)
     assert config.sources == ("x",)
     assert config.model.arch == "vit_base"
@@ -214,18 +225,18 @@ def test_flags_override_the_config_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_base(name: str, tmp_path: Path) -> None:
     args = [f"--preset={name}", "videos", "--out", "there"]
-    config = parsed("pretrain", PretrainConfig, args, positional=("sources",), presets=PRESETS)
+    config = parsed("pretrain", args)
     assert isinstance(config, PretrainConfig)
     assert config.model == PRESETS[name]().model
     assert (config.sources, config.out) == (("videos",), "there")
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(config), encoding="utf-8")
-    assert parsed("pretrain", PretrainConfig, ["--config", str(file)], positional=("sources",)) == config
+    assert parsed("pretrain", ["--config", str(file)]) == config
 
 
 def test_flag_without_its_value() -> None:
     with pytest.raises(ConfigError, match="--config needs a value"):
-        parsed("pretrain", PretrainConfig, ["--config"], positional=("sources",))
+        parsed("pretrain", ["--config"])
 
 
 @pytest.mark.parametrize(
@@ -249,12 +260,12 @@ def test_flag_without_its_value() -> None:
 def test_failures_of_a_task_become_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, words: str
 ) -> None:
-    def fail(verb: cli.Verb, args: list[str]) -> int:
+    def fail(config: DemoConfig) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "VERBS", (cli.Verb("fail", "", ("vjepa fail",), fail),))
+    monkeypatch.setattr("openvjepa.tasks.demo.demo", fail)
     monkeypatch.delenv("OPENVJEPA_DEBUG", raising=False)
-    assert cli.main(["fail"]) == code
+    assert cli.main(["demo"]) == code
     captured = capsys.readouterr().err.strip()
     assert words in captured
     assert "\n" not in captured

@@ -236,6 +236,9 @@ class MaskingConfig:
 class ObjectiveConfig:
     """The loss: mean |prediction - target| ** loss_exp / loss_exp, plus regularisers (spec section 4)."""
 
+    target: Literal["features", "pixels"] = "features"
+    """What is predicted: the target encoder's features, or the pixels of each token, normalised (the paper's baseline,
+    Bardes et al. 2024, section 4.1; the released encoder is the average all the same)."""
     loss_exp: float = 1.0
     """Exponent of the loss; 1: L1."""
     reg_coeff: float = 0.0

@@ -9,6 +9,20 @@ from openvjepa.errors import ConfigError
 
 
 @dataclass(frozen=True)
+class CheckConfig:
+    """`vjepa data check`: which videos."""
+
+    source: str
+    """Folder, list or CSV file of videos."""
+    label: str | None = None
+    """Column of a CSV that holds the label; None: the column `label`, or the only one there is."""
+    workers: int | None = None
+    """Processes that decode; None: one per core, at most 8."""
+    json: bool = False
+    """Print JSON, for programs."""
+
+
+@dataclass(frozen=True)
 class ProbeConfig:
     """Everything `vjepa probe` does; saved as config.yaml in the run folder."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +29,7 @@ MASKS_ENC = [torch.tensor([[0, 3], [1, 2]]), torch.tensor([[4, 5, 6], [0, 6, 7]]
 MASKS_PRED = [torch.tensor([[1, 2, 7], [0, 3, 4]]), torch.tensor([[0], [2]])]
 
 
-def make(**objective: float) -> JEPA:
+def make(**objective: Any) -> JEPA:
     torch.manual_seed(0)
     return JEPA(TINY, ObjectiveConfig(**objective))
 
@@ -48,6 +50,22 @@ def test_prediction_loss_by_hand(exponent: float) -> None:
     prediction, target = torch.tensor([[[1.0, -2.0]]]), torch.tensor([[[0.0, 1.0]]])
     expected = (1.0 + 3.0**exponent) / 2 / exponent
     assert prediction_loss(prediction, target, exponent).item() == pytest.approx(expected)
+
+
+def test_pixels_as_targets_by_hand() -> None:
+    """The loss on one predicted token is that of its own pixels, cut out by hand."""
+    jepa, video = make(target="pixels"), clip()
+    masks_enc, masks_pred = [torch.tensor([[0, 3], [1, 2]])], [torch.tensor([[5], [6]])]  # of 2 x 2 x 2 tokens
+    predicted = jepa.predictor(jepa.encoder(video, masks_enc)[0], masks_enc[0], masks_pred[0])
+    cuts = torch.stack([video[0, :, 2:4, 0:8, 8:16].flatten(), video[1, :, 2:4, 8:16, 0:8].flatten()])
+    target = (cuts - cuts.mean(1, keepdim=True)) / (cuts.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
+    expected = (predicted[:, 0] - target).abs().mean()
+    loss = jepa(video, masks_enc, masks_pred)["loss"]
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert jepa.encoder.patch_embed.proj.weight.grad is not None
+    with pytest.raises(ConfigError, match="one level"):
+        JEPA(replace(TINY, num_mask_tokens=0), ObjectiveConfig(target="pixels"))
 
 
 def test_variance_term_by_hand() -> None:

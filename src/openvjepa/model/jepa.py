@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ class JEPA(nn.Module):
             raise ConfigError(
                 "context_coeff needs a predictor with an output for the visible tokens: set predict_context"
             )
+        if objective.target == "pixels":
+            config = _predicting_pixels(config)
         self.objective = objective
         self.encoder = Encoder(config)
         self.predictor = Predictor(config)
@@ -67,8 +70,7 @@ class JEPA(nn.Module):
                 f"not {list(video.shape[2:])}"
             )
         levels, grid = config.predictor_levels, self.encoder.grid(video)
-        with torch.no_grad():
-            targets = normalize_targets(self.target_encoder(video, num_levels=levels), levels)
+        targets = self._targets(video)
         contexts = self.encoder(video, masks_enc, num_levels=levels)
         predictions, losses, context_losses = [], [], []
         for number, (context, enc_ids, pred_ids) in enumerate(zip(contexts, masks_enc, masks_pred, strict=True)):
@@ -105,6 +107,14 @@ class JEPA(nn.Module):
         return {"loss": loss, **out}
 
     @torch.no_grad()
+    def _targets(self, video: Tensor) -> Tensor:
+        """What is to be predicted of every token, normalised: [B, N, levels * D], or [B, N, pixels of a tubelet]."""
+        if self.objective.target == "pixels":
+            return normalize_targets(self.encoder.patch_embed.tubelets(video))
+        levels = self.encoder.config.predictor_levels
+        return normalize_targets(self.target_encoder(video, num_levels=levels), levels)
+
+    @torch.no_grad()
     def update_target(self, momentum: float) -> None:
         """target <- momentum * target + (1 - momentum) * encoder, for all parameters.
 
@@ -129,3 +139,11 @@ class JEPA(nn.Module):
                 ]
                 groups.append({"params": params, "decay": decay, "module": name})
         return groups
+
+
+def _predicting_pixels(config: ModelConfig) -> ModelConfig:
+    """The same with a predictor that gives the pixels of a tubelet."""
+    if config.modality_embed or config.predictor_levels > 1 or not config.num_mask_tokens:
+        raise ConfigError("target pixels goes with the plain predictor: one level, mask tokens, no modality_embed")
+    frames = 1 if config.num_frames == 1 else config.tubelet_size
+    return replace(config, predictor_out_dim=3 * frames * config.patch_size**2)

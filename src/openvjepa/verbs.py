@@ -1,0 +1,222 @@
+"""The commands: what each does, what it can be told, and what runs it.
+
+Everything is named by text and imported when the command is called, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+
+
+def done(result: Any) -> int:
+    """0, whatever the result."""
+    return 0
+
+
+def _bad(report: Any) -> int:
+    return 1 if report.bad else 0
+
+
+def _wrote(path: Any) -> int:
+    print(f"wrote {path}")
+    return 0
+
+
+def _summed_up(report: Any) -> int:
+    print(report.summary())
+    return _bad(report)
+
+
+def _interrupted(result: Any) -> int:
+    return INTERRUPTED if result.interrupted else 0
+
+
+def _missing(result: Any) -> int:
+    return 0 if result else INTERRUPTED
+
+
+def _all_unreadable(predictions: Any) -> int:
+    return 0 if any(prediction.error is None for prediction in predictions) else 1
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command. Places are written as "module:name", below openvjepa."""
+
+    words: str
+    summary: str
+    """What it does, in one line."""
+    examples: tuple[str, ...]
+    config: str
+    """Place of the dataclass whose fields are its flags."""
+    task: str
+    """Place of the function that is called with it."""
+    positional: tuple[str, ...] = ()
+    """Fields that are given without a flag."""
+    presets: str | None = None
+    """Place of the named bases, where there are any."""
+    status: Callable[[Any], int] = done
+    """What the function returns -> exit status."""
+
+
+def find(place: str) -> Any:
+    """What is at a place."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"openvjepa.{module}"), name)
+
+
+VERBS = (
+    Verb(
+        "demo",
+        "Render moving shapes, pretrain, probe, predict, and write a report: everything once, small.",
+        ("vjepa demo",),
+        "options:DemoConfig",
+        "tasks.demo:demo",
+    ),
+    Verb(
+        "data check",
+        "Decode every video of a folder or list; print what is there and every bad file (exit 1 if there is one).",
+        ("vjepa data check videos/", "vjepa data check list.csv --label action"),
+        "options:CheckConfig",
+        "tasks.check:check",
+        positional=("source",),
+        status=_bad,
+    ),
+    Verb(
+        "data make-shapes",
+        "Render labelled moving shapes into video files with an index.csv.",
+        ("vjepa data make-shapes shapes", "vjepa data make-shapes big --train 4000 --size 96 --texture 0.5"),
+        "data.synthetic:ShapesConfig",
+        "data.synthetic:make_shapes",
+        positional=("out",),
+        status=_wrote,
+    ),
+    Verb(
+        "data prepare",
+        "Write small copies of videos that are quick to read from, with an index.csv (exit 1 if one cannot be copied).",
+        ("vjepa data prepare videos/ small/", "vjepa data prepare list.csv small/ --short-side 224 --crf 20"),
+        "data.prepare:PrepareConfig",
+        "data.prepare:prepare",
+        positional=("source", "out"),
+        status=_summed_up,
+    ),
+    Verb(
+        "pretrain",
+        "Pretrain a V-JEPA encoder on videos without labels.",
+        (
+            "vjepa pretrain videos/ --out runs/mine --arch vit_tiny --img-size 112 --steps 5000",
+            "vjepa pretrain videos/ --preset vitl16 --out runs/large",
+            "vjepa pretrain --config runs/mine/config.yaml --resume",
+        ),
+        "config:PretrainConfig",
+        "tasks.pretrain:pretrain",
+        positional=("sources",),
+        presets="presets:PRESETS",
+        status=_interrupted,
+    ),
+    Verb(
+        "probe",
+        "Train attentive, linear and kNN classifiers on the frozen features of an encoder.",
+        (
+            "vjepa probe runs/mine videos/",
+            "vjepa probe runs/mine list.csv --label action --out runs/action",
+            "vjepa probe runs/mine images/ --kinds linear knn",
+            "vjepa probe runs/mine videos/ --label-fraction 0.05 0.1 0.5 --draws 3",
+        ),
+        "options:ProbeConfig",
+        "tasks.probe:probe",
+        positional=("model", "source"),
+    ),
+    Verb(
+        "finetune",
+        "Fit an encoder with a classifier to labelled videos: the classifier alone, the last blocks, LoRA, or everything.",
+        (
+            "vjepa finetune videos/ --model runs/mine --out runs/action",
+            "vjepa finetune videos/ --model facebook/vjepa2-vitl-fpc16-256-ssv2 --preset hf-card",
+            "vjepa finetune videos/ --model runs/mine --tune all --randaugment 9 --patience 5",
+        ),
+        "tasks.finetune:FinetuneConfig",
+        "tasks.finetune:finetune",
+        positional=("source",),
+        presets="tasks.finetune:PRESETS",
+        status=_missing,
+    ),
+    Verb(
+        "predict",
+        "Name the likeliest classes of videos with one or several probes; follow long videos over time.",
+        (
+            "vjepa predict runs/action new.mp4",
+            "vjepa predict runs/action folder/ --json",
+            "vjepa predict runs/a runs/b new.mp4 --combine vote",
+            "vjepa predict runs/action long.mp4 --window 2 --stride 1 --csv long.csv --timeline long.png --annotate out.mp4",
+        ),
+        "options:PredictConfig",
+        "tasks.predict:predict",
+        positional=("run", "videos"),
+        status=_all_unreadable,
+    ),
+    Verb(
+        "evaluate",
+        "Measure classifiers on labelled videos: accuracy, classes, confusion, calibration, cost; alone and together.",
+        (
+            "vjepa evaluate runs/action test-videos/",
+            "vjepa evaluate runs/a runs/b list.csv --label action --segments 4 --views 3",
+        ),
+        "tasks.evaluate:EvaluateConfig",
+        "tasks.evaluate:evaluate",
+        positional=("runs",),
+    ),
+    Verb(
+        "embed",
+        "Write the features of videos and images into one file, with an index; an ended run goes on when it is repeated.",
+        (
+            "vjepa embed videos/ --model runs/mine --out features.safetensors",
+            "vjepa embed list.csv --model runs/mine --what grid --layer 5 --out grids.npz",
+        ),
+        "options:EmbedConfig",
+        "tasks.embed:embed",
+        positional=("source",),
+    ),
+    Verb(
+        "models",
+        "List the published models: size, clip, accuracy, licence, memory needed here; or tell all about one of them.",
+        ("vjepa models", "vjepa models vjepa2-vitl", "vjepa models --json"),
+        "tasks.models:ModelsConfig",
+        "tasks.models:models",
+        positional=("name",),
+    ),
+    Verb(
+        "convert",
+        "Rewrite a model in the layout of Meta, Hugging Face or this program, every tensor bit for bit.",
+        (
+            "vjepa convert runs/mine mine.pt --to meta",
+            "vjepa convert vitl.pt vitl-hf --to hf",
+            "vjepa convert jepa-latest.pth.tar nano --to openvjepa --probe probe-latest.pth.tar",
+            'vjepa convert own.pt own --to openvjepa --geometry "num_heads: 3, num_frames: 8, img_size: 64"',
+        ),
+        "tasks.convert:ConvertConfig",
+        "tasks.convert:convert",
+        positional=("source", "out"),
+    ),
+    Verb(
+        "export",
+        "Hand a model over: a folder for transformers with a model card, or ONNX; tried before it is yours.",
+        ("vjepa export runs/action action-hf --to hf", "vjepa export runs/action action-onnx --to onnx"),
+        "tasks.export:ExportConfig",
+        "tasks.export:export",
+        positional=("model", "out"),
+    ),
+    Verb(
+        "bench",
+        "Measure this machine: peak, pretraining step, inference and data, in clips and as a share of the peak.",
+        ("vjepa bench --quick", "vjepa bench --models vit_tiny vit_large --out bench.json"),
+        "tasks.measure:BenchConfig",
+        "tasks.bench:bench",
+    ),
+)
