@@ -63,15 +63,10 @@ class JEPA(nn.Module):
         Raises:
             ConfigError: the clip is not of the configured shape, which sin-cos positions are made for.
         """
-        config, objective = self.encoder.config, self.objective
-        if config.positions == "sincos" and video.shape[2:] != (config.num_frames, *config.image_hw):
-            raise ConfigError(
-                f"the model predicts clips of [frames, height, width] {[config.num_frames, *config.image_hw]}, "
-                f"not {list(video.shape[2:])}"
-            )
-        levels, grid = config.predictor_levels, self.encoder.grid(video)
+        self._check_shape(video)
+        config, objective, grid = self.encoder.config, self.objective, self.encoder.grid(video)
         targets = self._targets(video)
-        contexts = self.encoder(video, masks_enc, num_levels=levels)
+        contexts = self.encoder(video, masks_enc, num_levels=config.predictor_levels)
         predictions, losses, context_losses = [], [], []
         for number, (context, enc_ids, pred_ids) in enumerate(zip(contexts, masks_enc, masks_pred, strict=True)):
             target = gather_tokens(targets, pred_ids)
@@ -88,23 +83,27 @@ class JEPA(nn.Module):
             losses.append(prediction_loss(predicted, target, objective.loss_exp))
             if objective.context_coeff:
                 weight = distance_weight(enc_ids, pred_ids, grid) if objective.distance_weighting else None
-                context_losses.append(
-                    prediction_loss(seen, gather_tokens(targets, enc_ids), objective.loss_exp, weight)
-                )
-        loss_jepa = torch.stack(losses).mean()
+                truth = gather_tokens(targets, enc_ids)
+                context_losses.append(prediction_loss(seen, truth, objective.loss_exp, weight))
         with torch.set_grad_enabled(torch.is_grad_enabled() and objective.reg_coeff != 0):  # else only logged
             loss_reg = variance_term(predictions)
-        loss = loss_jepa + objective.reg_coeff * loss_reg
-        out = {"loss_jepa": loss_jepa.detach(), "loss_reg": loss_reg.detach()}
+        terms = {"loss_jepa": (1.0, torch.stack(losses).mean()), "loss_reg": (objective.reg_coeff, loss_reg)}
         if context_losses:
-            loss_context = torch.stack(context_losses).mean()
-            loss = loss + (objective.context_coeff if context_coeff is None else context_coeff) * loss_context
-            out["loss_context"] = loss_context.detach()
+            weighting = objective.context_coeff if context_coeff is None else context_coeff
+            terms["loss_context"] = weighting, torch.stack(context_losses).mean()
         if objective.sigreg_coeff:
-            loss_sigreg = torch.stack([sigreg(context) for context in contexts]).mean()
-            loss = loss + objective.sigreg_coeff * loss_sigreg
-            out["loss_sigreg"] = loss_sigreg.detach()
-        return {"loss": loss, **out}
+            terms["loss_sigreg"] = objective.sigreg_coeff, torch.stack([sigreg(x) for x in contexts]).mean()
+        loss = torch.stack([coeff * term for coeff, term in terms.values()]).sum()
+        return {"loss": loss, **{name: term.detach() for name, (_, term) in terms.items()}}
+
+    def _check_shape(self, video: Tensor) -> None:
+        """Sin-cos codes are made for one shape; rotary positions take any."""
+        config = self.encoder.config
+        if config.positions == "sincos" and video.shape[2:] != (config.num_frames, *config.image_hw):
+            raise ConfigError(
+                f"the model predicts clips of [frames, height, width] {[config.num_frames, *config.image_hw]}, "
+                f"not {list(video.shape[2:])}"
+            )
 
     @torch.no_grad()
     def _targets(self, video: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from openvjepa.options import DemoConfig, PredictConfig, ProbeConfig
 from openvjepa.presets import demo as demo_preset
 from openvjepa.tasks import report
 from openvjepa.tasks.features import encode
-from openvjepa.tasks.predict import predict
+from openvjepa.tasks.predict import Prediction, predict
 from openvjepa.tasks.pretrain import PretrainTask, pretrain
 from openvjepa.tasks.probe import Outcome, probe, probe_features, versions
 from openvjepa.train.logs import read_metrics
@@ -81,11 +82,11 @@ def demo(config: DemoConfig) -> Results:
     finished("probe")
 
     _say("4/5 Naming the motion in videos that it has not seen")
-    videos = read_index(data, label="motion").select("test")
-    shown = [videos.records[i] for i in np.linspace(0, len(videos) - 1, min(SHOWN, len(videos))).astype(int)]
-    chosen = replace(videos, records=tuple(shown))
+    chosen = _some(read_index(data, label="motion").select("test"))
     predictions = predict(
-        PredictConfig(run=str(out / "probe-motion"), videos=tuple(r.path for r in shown), threads=config.threads)
+        PredictConfig(
+            run=str(out / "probe-motion"), videos=tuple(r.path for r in chosen.records), threads=config.threads
+        )
     )
     finished("predict")
 
@@ -94,36 +95,44 @@ def demo(config: DemoConfig) -> Results:
         label: {name: {kind: o.test_top1 for kind, o in kinds.items()} for name, kinds in features.items()}
         for label, features in outcomes.items()
     }
-    chance = {label: 100 / len(read_index(data, label=label).classes or ()) for label in LABELS}
-    facts = {"chance": chance, "seed": config.seed, "versions": versions(), "config": to_mapping(recipe)}
+    classes = {label: read_index(data, label=label).classes or () for label in LABELS}
+    chance = {label: 100 / len(names) for label, names in classes.items()}
+    confusions = {
+        f"{label}, attentive probe": (o["pretrained"]["attentive"].confusion, classes[label])
+        for label, o in outcomes.items()
+    }
     sections = [
         report.accuracy_table(results, chance),
-        report.predictions(
-            [
-                report.Prediction(
-                    Path(p.path).name, _frames(p.path, recipe), p.top, (videos.classes or ())[r.label or 0]
-                )
-                for p, r in zip(predictions, shown, strict=True)
-            ]
-        ),
+        _named(predictions, chosen, recipe),
         _features_over_clips(out, recipe, chosen),
-        report.confusion_matrices(
-            {
-                f"{label}, attentive probe": (o["pretrained"]["attentive"].confusion, _classes(data, label))
-                for label, o in outcomes.items()
-            }
-        ),
+        report.confusion_matrices(confusions),
         report.training_curves(read_metrics(out / "pretrain" / "metrics.jsonl")),
     ]
     finished("report")
+    facts = {"chance": chance, "seed": config.seed, "versions": versions(), "config": to_mapping(recipe)}
     facts["seconds"] = seconds | {"total": round(time.monotonic() - started, 1)}
-    report.write_report(
-        out / "report.html", "V-JEPA on moving shapes", [*sections, report.run_facts(facts)], lead=_lead(results)
-    )
+    sections.append(report.run_facts(facts))
+    report.write_report(out / "report.html", "V-JEPA on moving shapes", sections, lead=_lead(results))
     write_file(out / "results.json", json.dumps({"results": results, **facts}, indent=1).encode())
     _print_table(results, chance)
     print(f"\n{_lead(results)}\n{facts['seconds']['total']:.0f} s in all. Look at {out / 'report.html'}", flush=True)
     return results
+
+
+def _some(videos: VideoIndex) -> VideoIndex:
+    """Videos from the first to the last, to be shown."""
+    places = np.linspace(0, len(videos) - 1, min(SHOWN, len(videos))).astype(int)
+    return replace(videos, records=tuple(videos.records[i] for i in places))
+
+
+def _named(predictions: Sequence[Prediction], videos: VideoIndex, recipe: PretrainConfig) -> report.Section:
+    """What the probe says of some videos, beside their frames and true classes."""
+    classes = videos.classes or ()
+    shown = [
+        report.Prediction(Path(p.path).name, _frames(p.path, recipe), p.top, classes[r.label or 0])
+        for p, r in zip(predictions, videos.records, strict=True)
+    ]
+    return report.predictions(shown)
 
 
 def _clear(out: Path) -> None:
@@ -240,10 +249,6 @@ def _features_over_clips(out: Path, recipe: PretrainConfig, chosen: VideoIndex) 
         features = {name: encode(model, _plain_clip(record.path, recipe))[0].numpy() for name, model in models.items()}
         clips.append((Path(record.path).name, _frames(record.path, recipe), features))
     return report.feature_pca(clips, recipe.model.grid)
-
-
-def _classes(data: Path, label: str) -> tuple[str, ...]:
-    return read_index(data, label=label).classes or ()
 
 
 def _lead(results: Results) -> str:
