@@ -329,7 +329,7 @@ class PretrainConfig:
     """Everything `vjepa pretrain` does; saved as config.yaml in the run folder."""
 
     sources: tuple[str, ...] = ()
-    """Folders, lists or CSV files of videos."""
+    """Folders, lists or CSV files of videos; those marked as val or test are not trained on."""
     out: str = "runs/pretrain"
     """Run folder."""
     init: str | None = None

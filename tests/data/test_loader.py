@@ -101,8 +101,21 @@ def test_clips_of_a_step_do_not_depend_on_how_it_is_divided(shapes: Path) -> Non
 def test_an_epoch_shows_every_video_once(shapes: Path) -> None:
     dataset = PretrainBatches((str(shapes),), DataConfig(frame_step=1), MODEL, MaskingConfig(), seed=0, micro_batch=4)
     for epoch in range(3):
-        assert sorted(dataset._video_of(16 * epoch + i) for i in range(16)) == list(range(16))
-    assert [dataset._video_of(i) for i in range(16)] != [dataset._video_of(16 + i) for i in range(16)]
+        assert sorted(dataset._video_of(12 * epoch + i) for i in range(12)) == list(range(12))
+    assert [dataset._video_of(i) for i in range(12)] != [dataset._video_of(12 + i) for i in range(12)]
+
+
+def test_videos_held_out_are_never_shown(shapes: Path, tmp_path: Path) -> None:
+    dataset = PretrainBatches((str(shapes),), DataConfig(frame_step=1), MODEL, MaskingConfig(), seed=0, micro_batch=4)
+    assert {record.split for record in dataset.records} == {"train"}
+    assert len(dataset.records) == 12 < len(read_index(shapes))
+    rows = (shapes / "index.csv").read_text().splitlines()
+    held_out = [rows[0], *(row for row in rows[1:] if "test" in row)]
+    (shapes / "held-out.csv").write_text("\n".join(held_out))
+    with pytest.raises(DataError, match="none is left to train on"):
+        PretrainBatches(
+            (str(shapes / "held-out.csv"),), DataConfig(frame_step=1), MODEL, MaskingConfig(), seed=0, micro_batch=4
+        )
 
 
 def test_sources_are_mixed_by_weight(shapes: Path, tmp_path: Path) -> None:
@@ -112,7 +125,7 @@ def test_sources_are_mixed_by_weight(shapes: Path, tmp_path: Path) -> None:
         (str(shapes), str(tmp_path / "few.txt")), data, MODEL, MaskingConfig(), seed=0, micro_batch=4
     )
     drawn = np.array([dataset._video_of(i) for i in range(2000)])
-    assert (drawn >= 16).mean() == pytest.approx(0.75, abs=0.04)
+    assert (drawn >= 12).mean() == pytest.approx(0.75, abs=0.04)
     with pytest.raises(ConfigError, match="one positive weight"):
         PretrainBatches((str(shapes),), data, MODEL, MaskingConfig(), seed=0, micro_batch=4)
 

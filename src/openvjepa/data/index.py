@@ -62,6 +62,10 @@ class VideoIndex:
         """The videos of one split."""
         return replace(self, records=tuple(record for record in self.records if record.split == split))
 
+    def without(self, *splits: str) -> VideoIndex:
+        """The videos that are in none of these splits."""
+        return replace(self, records=tuple(record for record in self.records if record.split not in splits))
+
 
 def read_index(source: str | Path, *, label: str | None = None) -> VideoIndex:
     """Read a list of videos and images.

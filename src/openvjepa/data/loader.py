@@ -71,7 +71,7 @@ def _undamaged(video: Video) -> NDArray[np.uint8] | None:
 
 
 class PretrainBatches(Dataset[Batch]):
-    """Item i is micro batch i of this process, complete with its masks."""
+    """Item i is micro batch i of this process, complete with its masks; of videos that are not marked as val or test."""
 
     def __init__(
         self,
@@ -94,8 +94,12 @@ class PretrainBatches(Dataset[Batch]):
             raise ConfigError("no videos given: name a folder, a list or a CSV file")
         if data.mix is not None and (len(data.mix) != len(sources) or min(data.mix) <= 0):
             raise ConfigError(f"mix {data.mix} must give one positive weight for each of the {len(sources)} sources")
-        self.records = [record for index in self.indices for record in index.records]
-        self.ends = np.cumsum([len(index) for index in self.indices])  # of each source in records
+        self.shown = [index.without("val", "test") for index in self.indices]
+        for index in self.shown:
+            if not len(index):
+                raise DataError(f"{index.source}: all videos are marked as val or test, none is left to train on")
+        self.records = [record for index in self.shown for record in index.records]
+        self.ends = np.cumsum([len(index) for index in self.shown])  # of each source in records
         self.spec = ClipSpec(model.num_frames, data.frame_step, data.fps)
         # Impossible masks and seeds fail here, before a run folder is made.
         sample_masks(masking.masks, model.grid, 1, generator=seeded(seed, _MASK))
@@ -201,7 +205,7 @@ class PretrainBatches(Dataset[Batch]):
         rng = np.random.default_rng((self.seed, _MIX, number))
         weights = np.asarray(self.data.mix) / sum(self.data.mix)
         source = int(rng.choice(len(weights), p=weights))
-        return int(self.ends[source]) - len(self.indices[source]) + int(rng.integers(len(self.indices[source])))
+        return int(self.ends[source]) - len(self.shown[source]) + int(rng.integers(len(self.shown[source])))
 
     def _replacement(self, which: int, number: int, attempt: int) -> int:
         """A random video in place of an unreadable one; where sources have weights, of the same source, which keeps them."""

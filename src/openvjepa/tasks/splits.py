@@ -25,7 +25,7 @@ def read_splits(config: ProbeConfig) -> dict[str, VideoIndex]:
         raise ConfigError("no videos given: name a folder, a list or a CSV file of labelled videos")
     source = _read(config.source, config.label)
     held_out = {name: source.select(name) for name in ("val", "test")}
-    splits = {"train": replace(source, records=tuple(r for r in source.records if r.split not in held_out))}
+    splits = {"train": source.without(*held_out)}
     for name, own in (("val", config.val_source), ("test", config.test_source)):
         if own is not None:
             splits[name] = _read(own, config.label)
