@@ -68,8 +68,10 @@ def draw(series: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     for axes, (name, points) in zip(figure.subplots(1, 3), series.items(), strict=True):
         x = [found["x"] for found in points]
-        axes.plot(x, [found["s_per_clip"] for found in points], "o-", color="#2563eb")
+        seconds = [found["s_per_clip"] for found in points]
+        axes.plot(x, seconds, "o-", color="#2563eb")
         axes.set(xscale="log", yscale="log", xlabel=name, xticks=x, xticklabels=[f"{value:g}" for value in x])
+        axes.set_yticks(seconds, [f"{value:.2f}" for value in seconds])
         axes.set_ylabel("s per clip", color="#2563eb")
         axes.minorticks_off()
         memory = axes.twinx()

@@ -106,11 +106,11 @@ def random_batch(model: ModelConfig, size: int, masks: Sequence[tuple[int, int]]
 def measure_peak(config: BenchConfig) -> dict[str, float]:
     """GFLOP/s of products in bf16 and float32; GB/s of a copy, reading and writing counted."""
     keep_freed_memory()
-    device, repeats = _place(config), 5 if config.quick else 30
+    device = _place(config)
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
-    seconds = min(_seconds(lambda: target.copy_(source), device, repeats))
-    rates = {name: product_rate(dtype, device=device, repeats=repeats) for name, dtype in _DTYPES.items()}
+    seconds = min(_seconds(lambda: target.copy_(source), device, 10))
+    rates = {name: product_rate(dtype, device=device, repeats=30) for name, dtype in _DTYPES.items()}
     return {
         **{f"{name}_gflops": rate for name, rate in rates.items()},
         "copy_gb_per_s": 2 * source.nbytes / seconds / 1e9,
