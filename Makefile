@@ -20,8 +20,8 @@ check: $(VENV)/.installed  ## lint, formatting, types, import directions
 	$(PY) -m pyright --pythonpath $(PY)
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/.installed  ## how fast clips are decoded on this machine
-	$(PY) benchmarks/decode.py
+bench: $(VENV)/.installed  ## what this machine can do: peak, training step, inference, data
+	$(PY) -m openvjepa bench --quick
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
