@@ -204,3 +204,9 @@ def test_run_facts_nest() -> None:
     body = report.run_facts({"seconds": 1.23456789, "config": {"model": {"arch": "vit_tiny"}}}).body
     assert "1.23457" in body
     assert "model:\n  arch: vit_tiny" in body
+
+
+def test_no_minus_before_a_difference_of_nothing() -> None:
+    table = report.accuracy_table({"motion": {"ours": {"linear": 33.33}, "theirs": {"linear": 33.34}}}, {"motion": 33.3}).body
+    assert "+0.0" in table
+    assert "&minus;0.0" not in table

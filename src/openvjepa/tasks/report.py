@@ -163,7 +163,7 @@ def _accuracy_cell(value: float | None, chance: float) -> str:
 def _difference_cell(ours: float | None, theirs: float | None) -> str:
     if ours is None or theirs is None:
         return "<td>&ndash;</td>"
-    difference = round(ours - theirs, 1)
+    difference = round(ours - theirs, 1) + 0.0  # no minus before a zero
     kind = "better" if difference > 0 else "worse" if difference < 0 else ""
     return f'<td class="{kind}">{f"{difference:+.1f}".replace("-", "&minus;")}</td>'
 
