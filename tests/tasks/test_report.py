@@ -207,6 +207,8 @@ def test_run_facts_nest() -> None:
 
 
 def test_no_minus_before_a_difference_of_nothing() -> None:
-    table = report.accuracy_table({"motion": {"ours": {"linear": 33.33}, "theirs": {"linear": 33.34}}}, {"motion": 33.3}).body
+    table = report.accuracy_table(
+        {"motion": {"ours": {"linear": 33.33}, "theirs": {"linear": 33.34}}}, {"motion": 33.3}
+    ).body
     assert "+0.0" in table
     assert "&minus;0.0" not in table
