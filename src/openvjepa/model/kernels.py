@@ -9,6 +9,8 @@ Shapes: B clips, h heads, N queries, M keys, d channels of a head; a pair is one
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -16,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_BYTES = 16 * 2**20
-"""Largest attention matrix at a time, unless each thread would have less than a pair: it should stay in the caches."""
+CHUNK_BYTES = 4 * 2**20
+"""Attention matrices of a thread at a time, one at least: they should stay in the caches."""
 
 
 CHUNKED = True
@@ -64,8 +66,10 @@ def chunked_forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention as product, softmax, product over a few pairs at a time; shapes as for `attention`."""
     queries, keys, values = (_pairs(x) for x in (q, k, v))
     out = torch.empty_like(queries)
-    for pairs in _chunks(queries, keys):
-        torch.bmm(_weights(queries[pairs], keys[pairs]), values[pairs], out=out[pairs])
+    for pairs, scores, weights in _chunks(queries, keys):
+        _scaled_product(queries[pairs], keys[pairs].transpose(1, 2), q.shape[-1] ** -0.5, scores)
+        torch.softmax(scores, -1, out=weights)
+        torch.bmm(weights, values[pairs], out=out[pairs])
     return out.view(q.shape)
 
 
@@ -78,17 +82,18 @@ def chunked_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Ten
         k: [B, h, M, d].
         v: [B, h, M, d].
     """
+    scale = q.shape[-1] ** -0.5
     grads, queries, keys, values = (_pairs(x) for x in (grad, q, k, v))
     dq, dk, dv = (torch.empty_like(x) for x in (queries, keys, values))
-    for pairs in _chunks(queries, keys):
-        weights = _weights(queries[pairs], keys[pairs])
+    for pairs, errors, weights in _chunks(queries, keys):
+        _scaled_product(queries[pairs], keys[pairs].transpose(1, 2), scale, errors)
+        torch.softmax(errors, -1, out=weights)
         torch.bmm(weights.transpose(1, 2), grads[pairs], out=dv[pairs])
-        errors = torch.bmm(grads[pairs], values[pairs].transpose(1, 2))
-        errors = torch._softmax_backward_data(errors, weights, -1, weights.dtype)  # pyright: ignore
-        torch.bmm(errors, keys[pairs], out=dq[pairs])
-        torch.bmm(errors.transpose(1, 2), queries[pairs], out=dk[pairs])
-    scale = q.shape[-1] ** -0.5
-    return dq.mul_(scale).view(q.shape), dk.mul_(scale).view(k.shape), dv.view(v.shape)
+        torch.bmm(grads[pairs], values[pairs].transpose(1, 2), out=errors)
+        torch._softmax_backward_data(errors, weights, -1, weights.dtype, grad_input=errors)  # pyright: ignore
+        _scaled_product(errors, keys[pairs], scale, dq[pairs])
+        _scaled_product(errors.transpose(1, 2), queries[pairs], scale, dk[pairs])
+    return dq.view(q.shape), dk.view(k.shape), dv.view(v.shape)
 
 
 def _pairs(x: Tensor) -> Tensor:
@@ -96,16 +101,22 @@ def _pairs(x: Tensor) -> Tensor:
     return x.flatten(0, 1).contiguous()
 
 
-def _weights(q: Tensor, k: Tensor) -> Tensor:
-    """Attention matrices [n, N, M] of n pairs."""
-    return torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2)).softmax(-1)
+def _scaled_product(a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
+    """out = scale a b of matrices in batches, without a pass of its own for the scale."""
+    torch.baddbmm(out, a, b, beta=0, alpha=scale, out=out)
 
 
-def _chunks(q: Tensor, k: Tensor) -> list[slice]:
-    """Ranges of pairs, of q [pairs, N, d] and k [pairs, M, d], whose attention matrices are computed together."""
-    matrix = q.shape[1] * k.shape[1] * q.element_size()
-    together = max(torch.get_num_threads(), CHUNK_BYTES // matrix)
-    return [slice(start, start + together) for start in range(0, len(q), together)]
+def _chunks(q: Tensor, k: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Ranges of pairs, of q [pairs, N, d] and k [pairs, M, d], and two matrices [n, N, M] to compute each in.
+
+    These are the same memory each time, which is in the caches then.
+    """
+    shape = q.shape[1], k.shape[1]
+    most = torch.get_num_threads() * max(1, CHUNK_BYTES // (math.prod(shape) * q.element_size()))
+    first, second = (q.new_empty(min(most, len(q)), *shape) for _ in range(2))
+    for start in range(0, len(q), most):
+        together = min(most, len(q) - start)
+        yield slice(start, start + together), first[:together], second[:together]
 
 
 class _ChunkedAttention(torch.autograd.Function):
