@@ -12,7 +12,7 @@ the results file when it is done, and cells that are in it are skipped. Point 0 
 Data sets: `shapes` renders moving shapes (label: motion; a linear probe also for appearance); the pretraining videos
 are the first of the training videos. A folder of class folders is real data: its videos are copied with `vjepa data
 prepare`, the pretraining videos are drawn class by class, and probes are tested by repeated cross-validation over all
-videos.
+videos. A folder of class folders of images is used as it is; an image is a clip that stands still.
 
 nano-JEPA's recipe is run with openvjepa's bf16 step, and counted at the CPU time of a clip in the plain float32
 step of `benchmarks/step.py --threads 1`.
@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 
 from openvjepa.config import PretrainConfig, from_mapping, to_mapping
 from openvjepa.data.clips import ClipSpec
+from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex, read_index, stratified_split
 from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
 from openvjepa.data.prepare import PrepareConfig, prepare
@@ -57,7 +58,7 @@ from openvjepa.train.distributed import Runtime, make_runtime
 from openvjepa.train.metrics import rankme
 from openvjepa.train.trainer import accumulation, fit
 
-EPOCHS = 15  # of nano-JEPA's recipe
+STEPS = 45  # of nano-JEPA's recipe: 15 epochs of 3 steps, as many as its configuration gives an epoch
 BASELINE = "nano-jepa"
 PIECE = 2  # clips of its batch that are computed together: the same gradients in less memory
 SPLITS = {"train": 240, "val": 96, "test": 384}  # shapes
@@ -93,25 +94,27 @@ def shapes(work: Path, videos: int, seed: int) -> Data:
 
 
 def real(source: Path, work: Path, videos: int, seed: int) -> Data:
-    """Class folders of real videos, as copies of 256 px on the short side; pretraining videos follow from the seed."""
-    folder = work / source.name
-    if not (folder / "index.csv").exists():
-        prepare(PrepareConfig(source=str(source), out=str(folder), workers=1))
-    index = read_index(folder)
+    """Class folders of images, or of videos, as copies of 256 px on the short side; those to pretrain on follow from the
+    seed."""
+    index = read_index(source)
+    if not is_image(index.records[0].path):
+        folder = work / source.name
+        if not (folder / "index.csv").exists():
+            prepare(PrepareConfig(source=str(source), out=str(folder), workers=1))
+        index = read_index(folder)
     share = min(1.0, videos / len(index))
     chosen = index if share == 1 else stratified_split(index, val=share, test=1 - share - 1e-9, seed=seed).select("val")
     return Data(source.name, tuple(r.path for r in chosen.records), index, True, 4)
 
 
 def recipe_of(name: str, data: Data, seed: int, run: Path, changes: dict[str, Any]) -> PretrainConfig:
-    """The recipe for a data set; nano-JEPA's takes 15 epochs over the pretraining videos."""
+    """The recipe for a data set."""
     config = PRESETS[name]()
     if name == BASELINE:
-        steps = EPOCHS * len(data.pretraining) // config.train.batch_size
         config = replace(
             config,
             data=replace(config.data, frame_step=data.frame_step),
-            train=replace(config.train, steps=steps, micro_batch=PIECE, precision="bf16"),
+            train=replace(config.train, steps=STEPS, micro_batch=PIECE, precision="bf16"),
         )
     values = to_mapping(config)
     for key, value in changes.items():
@@ -356,13 +359,16 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
     grid = figure.subplots(len(names), len(KINDS), squeeze=False)
     for axes_row, name in zip(grid, names, strict=True):
         for axes, kind in zip(axes_row, KINDS, strict=True):
-            for (recipe, _seed), line in _curves(cells, name, kind).items():
+            curves = _curves(cells, name, kind)
+            axes.set_visible(bool(curves))
+            for (recipe, _seed), line in curves.items():
                 if recipe == "pixels":
                     axes.axhline(line[0][1], color="grey", linewidth=0.8, linestyle=":")
                 else:
                     axes.plot(*zip(*line, strict=True), "o-", color=colours[recipe], markersize=3, linewidth=1)
             axes.set_xscale("symlog", linthresh=0.5)
             axes.set_xlim(left=0)
+            axes.set_xticks([0, 1, 10], ["0", "1", "10"])
             low, high = axes.get_ylim()
             spare = max(0.0, LEAST_SPAN - (high - low)) / 2
             axes.set_ylim(low - spare, high + spare)
