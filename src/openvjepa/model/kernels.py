@@ -67,8 +67,7 @@ def chunked_forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     queries, keys, values = (_pairs(x) for x in (q, k, v))
     out = torch.empty_like(queries)
     for pairs, scores, weights in _chunks(queries, keys):
-        _scaled_product(queries[pairs], keys[pairs].transpose(1, 2), q.shape[-1] ** -0.5, scores)
-        torch.softmax(scores, -1, out=weights)
+        _attend(queries[pairs], keys[pairs], scores, weights)
         torch.bmm(weights, values[pairs], out=out[pairs])
     return out.view(q.shape)
 
@@ -86,8 +85,7 @@ def chunked_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Ten
     grads, queries, keys, values = (_pairs(x) for x in (grad, q, k, v))
     dq, dk, dv = (torch.empty_like(x) for x in (queries, keys, values))
     for pairs, errors, weights in _chunks(queries, keys):
-        _scaled_product(queries[pairs], keys[pairs].transpose(1, 2), scale, errors)
-        torch.softmax(errors, -1, out=weights)
+        _attend(queries[pairs], keys[pairs], errors, weights)
         torch.bmm(weights.transpose(1, 2), grads[pairs], out=dv[pairs])
         torch.bmm(grads[pairs], values[pairs].transpose(1, 2), out=errors)
         torch._softmax_backward_data(errors, weights, -1, weights.dtype, grad_input=errors)  # pyright: ignore
@@ -99,6 +97,12 @@ def chunked_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Ten
 def _pairs(x: Tensor) -> Tensor:
     """[B, h, N, d] -> [B h, N, d], next to one another in memory: products of slices of it need no copies."""
     return x.flatten(0, 1).contiguous()
+
+
+def _attend(q: Tensor, k: Tensor, scores: Tensor, weights: Tensor) -> None:
+    """Fills the scores [n, N, M] of n pairs, and their attention matrices."""
+    _scaled_product(q, k.transpose(1, 2), q.shape[-1] ** -0.5, scores)
+    torch.softmax(scores, -1, out=weights)
 
 
 def _scaled_product(a: Tensor, b: Tensor, scale: float, out: Tensor) -> None:
