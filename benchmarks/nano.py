@@ -48,7 +48,7 @@ from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
 from openvjepa.data.prepare import PrepareConfig, prepare
 from openvjepa.data.synthetic import ShapesConfig, make_shapes
 from openvjepa.data.transforms import normalize
-from openvjepa.model.encoder import Encoder
+from openvjepa.model.encoder import Encoder, cut_tubelets
 from openvjepa.presets import PRESETS
 from openvjepa.tasks.features import encode
 from openvjepa.tasks.heads import Recipe
@@ -156,10 +156,7 @@ class Probes:
         """Of the pixels of each token at a quarter of the resolution, as in the demo."""
 
         def tokens(clips: torch.Tensor) -> Features:
-            small = F.avg_pool3d(normalize(clips), (1, 4, 4))
-            for axis, size in ((2, 2), (3, 4), (4, 4)):
-                small = small.unfold(axis, size, size)
-            return small.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(4).flatten(1, 3).numpy()
+            return cut_tubelets(F.avg_pool3d(normalize(clips), (1, 4, 4)), (2, 4, 4)).numpy()
 
         return self._accuracy(tokens, 4, KINDS)
 

@@ -26,6 +26,13 @@ from openvjepa.model.layers import (
 from openvjepa.model.positions import interpolate_positions, position_codes, rope_of
 
 
+def cut_tubelets(video: Tensor, kernel: tuple[int, int, int]) -> Tensor:
+    """Pixels of every token for a kernel (tubelet, patch, patch): [B, 3, T, H, W] -> [B, N, 3 * tubelet * patch * patch]."""
+    for axis, size in enumerate(kernel, start=2):
+        video = video.unfold(axis, size, size)  # ends as [B, 3, t, h, w, tubelet, patch, patch]
+    return video.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(4).flatten(1, 3)
+
+
 class PatchEmbed(nn.Module):
     """Cuts a clip into tubelets (an image into patches) and projects each to one token.
 
@@ -54,9 +61,7 @@ class PatchEmbed(nn.Module):
         """
         if video.shape[2] == 1:
             video = video.expand(-1, -1, self.kernel[0], -1, -1)
-        for axis, size in enumerate(self.kernel, start=2):
-            video = video.unfold(axis, size, size)  # ends as [B, 3, t, h, w, tubelet, patch, patch]
-        return video.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(4).flatten(1, 3)
+        return cut_tubelets(video, self.kernel)
 
     def project(self, tubelets: Tensor) -> Tensor:
         """[B, K, 3 * tubelet * patch * patch] -> [B, K, D]."""

@@ -26,6 +26,7 @@ from openvjepa.data.loader import EvalClips
 from openvjepa.data.synthetic import ShapesConfig, make_shapes
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import ConfigError, OpenVJEPAError
+from openvjepa.model.encoder import cut_tubelets
 from openvjepa.options import DemoConfig, PredictConfig, ProbeConfig
 from openvjepa.presets import demo as demo_preset
 from openvjepa.tasks import report
@@ -214,19 +215,12 @@ def _pixel_tokens(recipe: PretrainConfig, index: VideoIndex, views: int, seed: i
     spec = ClipSpec(recipe.model.num_frames, recipe.data.frame_step, recipe.data.fps)
     plain = EvalClips(index, spec, recipe.model.image_hw)
     random = EvalClips(index, spec, recipe.model.image_hw, augment=views - 1, seed=seed) if views > 1 else None
+    kernel = (recipe.model.tubelet_size, recipe.model.patch_size // 4, recipe.model.patch_size // 4)
     rows = []
     for i in range(len(index)):
         clips = torch.cat([plain[i][0], random[i][0]]) if random else plain[i][0]
-        rows.append(_unfold(F.avg_pool3d(normalize(clips), (1, 4, 4)), recipe).numpy())
+        rows.append(cut_tubelets(F.avg_pool3d(normalize(clips), (1, 4, 4)), kernel).numpy())
     return np.stack(rows)
-
-
-def _unfold(clips: Tensor, recipe: PretrainConfig) -> Tensor:
-    """Clips [V, 3, T, H/4, W/4] -> the pixels of each token [V, N, 3 * tubelet * (patch / 4)^2]."""
-    patch = recipe.model.patch_size // 4
-    for axis, size in ((2, recipe.model.tubelet_size), (3, patch), (4, patch)):
-        clips = clips.unfold(axis, size, size)
-    return clips.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(4).flatten(1, 3)
 
 
 def _plain_clip(path: str, recipe: PretrainConfig) -> Tensor:
