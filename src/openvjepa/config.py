@@ -301,6 +301,8 @@ class TrainConfig:
     """auto: bf16 autocast where the hardware has it."""
     activation_checkpointing: bool = False
     """Compute the inside of every block again for its gradient: much less memory, a third more time, same numbers."""
+    compile: bool = False
+    """Compile the transformer blocks (torch.compile) before the first step. For GPUs: CPUs gain nothing."""
     threads: int | None = None
     """CPU threads of the model; None: torch's choice."""
     log_every: int = 10

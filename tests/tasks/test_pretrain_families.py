@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._dynamo.utils import counters
 
 from openvjepa.config import (
     DataConfig,
@@ -102,6 +104,22 @@ def test_recomputed_activations_change_nothing(shapes: Path, tmp_path: Path) -> 
     assert losses(tmp_path / "plain") == losses(tmp_path / "again")
     one, other = (load_model(tmp_path / name).encoder.state_dict() for name in ("plain", "again"))
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_compute_the_same(shapes: Path, tmp_path: Path) -> None:
+    masking = MaskingConfig(masks=(MaskConfig(spatial_scale=(0.2, 0.4)),))  # another number of tokens at every step
+    plain = run(shapes, tmp_path / "plain", ROTARY, masking=masking, train={"precision": "fp32"})
+    pretrain(plain)
+    compiled = replace(plain, out=str(tmp_path / "compiled"), train=replace(plain.train, compile=True))
+    before = counters["stats"]["unique_graphs"]
+    pretrain(compiled)
+    assert counters["stats"]["unique_graphs"] > before
+    np.testing.assert_allclose(losses(tmp_path / "plain"), losses(tmp_path / "compiled"), rtol=1e-5)
+    one, other = (load_model(tmp_path / name).encoder.state_dict() for name in ("plain", "compiled"))
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], rtol=0, atol=1e-4)
 
 
 def test_images_have_half_of_the_loss(shapes: Path, pictures: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -52,7 +51,6 @@ def describe(device: torch.device, dtype: torch.dtype) -> str:
     return f"{'torch' if _has_amx() else 'chunked'} attention forward, chunked backward"
 
 
-@lru_cache
 def _has_amx() -> bool:
     """Whether torch's bf16 attention computes with AMX tiles; without, it is slower than products of its own."""
     return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()

@@ -107,6 +107,13 @@ def run_block(block: nn.Module, x: Tensor, rope: Rope | None, *, checkpointing: 
     return block(x, rope)
 
 
+def compile_blocks(model: nn.Module) -> None:
+    """Compiles the transformer blocks of a model in place, one program for any number of tokens; its state stays as it is."""
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.compile(dynamic=True)
+
+
 ProbeStyle = Literal["v1", "nano", "v2"]
 """How an attentive probe is built (spec section 6). v1: the cross-attention has an output projection in the file that the
 forward pass skips, and further blocks work on the query. nano: as v1, projection applied (nano-JEPA). v2: no projection, and

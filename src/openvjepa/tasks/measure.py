@@ -59,6 +59,8 @@ class BenchConfig:
     """auto, cpu, cuda, mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the hardware has it."""
+    compile: bool = False
+    """Compile the transformer blocks of the training step, as `pretrain` does with train.compile."""
     threads: int | None = None
     """CPU threads of the model; None: torch's choice."""
 
@@ -83,9 +85,10 @@ def machine() -> dict[str, Any]:
 
 
 def product_rate(
-    dtype: torch.dtype, *, device: torch.device | None = None, size: int = 2048, repeats: int = 10
+    dtype: torch.dtype, *, device: torch.device | None = None, size: int | None = None, repeats: int = 10
 ) -> float:
-    """GFLOP/s of a square matrix product, the best of so many."""
+    """GFLOP/s of a square matrix product, the best of so many; by default of 2048 rows, on GPUs of 8192, to keep them busy."""
+    size = size or (2048 if device is None or device.type == "cpu" else 8192)
     a = torch.randn(size, size, device=device).to(dtype)
     return 2 * size**3 / min(_seconds(lambda: a @ a, a.device, repeats)) / 1e9
 
@@ -137,12 +140,18 @@ def measure_step(config: BenchConfig, name: str) -> dict[str, Any]:
         raise _EnoughError
 
     train = TrainConfig(
-        steps=1000, save_every=1000, batch_size=size, monitor_every=0, device=config.device, precision=config.precision
+        steps=1000,
+        save_every=1000,
+        batch_size=size,
+        monitor_every=0,
+        device=config.device,
+        precision=config.precision,
+        compile=config.compile,
     )
     pretrain = PretrainConfig(model=model, train=train)
     silence = contextlib.redirect_stdout(io.StringIO())
     with tempfile.TemporaryDirectory() as out, make_runtime(train) as runtime, silence:
-        said = f"{runtime}, {describe(runtime.device, runtime.dtype)}"
+        said = f"{runtime}, {describe(runtime.device, runtime.dtype)}{', compiled blocks' if config.compile else ''}"
         task, settings = PretrainTask(pretrain), to_mapping(pretrain)
         with contextlib.suppress(_EnoughError):
             fit(task, batches, optim=pretrain.optim, train=train, run_dir=Path(out), runtime=runtime, config=settings)

@@ -17,6 +17,7 @@ from openvjepa.data.transforms import normalize
 from openvjepa.errors import DataError
 from openvjepa.model.jepa import JEPA
 from openvjepa.model.kernels import describe
+from openvjepa.model.layers import compile_blocks
 from openvjepa.model.predictor import Predictor
 from openvjepa.train.checkpoint import list_checkpoints, load_newest
 from openvjepa.train.distributed import Runtime, make_runtime
@@ -39,6 +40,8 @@ class PretrainTask(nn.Module):
         self.jepa = JEPA(config.model, config.objective)
         for module in (self.jepa.encoder, self.jepa.predictor):
             module.checkpointing = config.train.activation_checkpointing
+        if config.train.compile:
+            compile_blocks(self.jepa)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses of a micro batch of the loader; with images, the mean of the clips' and theirs."""

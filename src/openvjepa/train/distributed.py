@@ -15,7 +15,7 @@ from torch import nn
 
 from openvjepa.config import TrainConfig
 from openvjepa.errors import ConfigError
-from openvjepa.train.memory import keep_freed_memory
+from openvjepa.train.memory import keep_freed_memory, keep_kernels
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def make_runtime(config: TrainConfig) -> Iterator[Runtime]:
     if config.threads:
         torch.set_num_threads(config.threads)
     keep_freed_memory()
+    keep_kernels()
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = choose_device(config.device)
     if world_size > 1:

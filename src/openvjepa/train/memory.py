@@ -1,8 +1,9 @@
-"""How the process handles memory."""
+"""What the process keeps: freed memory, and kernels once made."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
@@ -19,3 +20,12 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))
+
+
+def keep_kernels() -> None:
+    """Have oneDNN keep the kernels of more shapes than its usual 1,024, unless the environment says how many.
+
+    It makes one for every shape of a product in bf16. Masks have other numbers of tokens at every step, so that a small
+    model would spend a tenth of its time on making them again (docs/performance.md). To be called before the first product.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
