@@ -168,7 +168,7 @@ def demo() -> PretrainConfig:
 
     Against the published recipe: a small encoder, a predictor too weak to do the encoder's work, one mask whose blocks last
     half of the clip, so that something of what moves is always seen, and SIGReg against the collapse of small runs.
-    Products this small gain nothing from bf16.
+    In float32 on all machines, so that they find the same.
     """
     return PretrainConfig(
         model=ModelConfig(arch="vit_pico", img_size=64, predictor_embed_dim=64, predictor_depth=2, num_mask_tokens=1),
@@ -203,7 +203,7 @@ def nano() -> PretrainConfig:
         data=replace(base.data, frame_step=None, fps=8.0, cache=False),
         masking=MaskingConfig(masks=base.masking.masks * 4),
         optim=replace(base.optim, ema=(0.995, 1.0)),
-        train=replace(base.train, steps=200, batch_size=8, save_every=100, monitor_every=50),
+        train=replace(base.train, steps=200, batch_size=8, precision="auto", save_every=100, monitor_every=50),
     )
 
 
