@@ -102,7 +102,8 @@ def recipe() -> PretrainConfig:
     """`nano` as it was when the results were recorded: the docs name the differences."""
     nano = PRESETS["nano"]()
     model = replace(nano.model, img_size=64, patch_size=8, tubelet_size=4)
-    return replace(nano, model=model, optim=replace(nano.optim, ema=(0.998, 1.0)))
+    train = replace(nano.train, precision="fp32")
+    return replace(nano, model=model, optim=replace(nano.optim, ema=(0.998, 1.0)), train=train)
 
 
 def encoder(work: Path, name: str, seed: int) -> tuple[Path, float]:
