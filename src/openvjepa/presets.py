@@ -185,7 +185,7 @@ def nano() -> PretrainConfig:
 
     The demo's recipe with small pictures in fine patches, long tubelets, a wider encoder, and four masks of each clip, which
     share its decoding and its targets. The EMA is slower than the short run needs: a quick one trades motion for shape.
-    In up to a thousand steps SIGReg does the work, the prediction next to nothing.
+    In runs of this length SIGReg does the work, the prediction next to nothing.
     """
     base = demo()
     return replace(
