@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch._dynamo.utils import counters
 
 from openvjepa.config import (
     DataConfig,
@@ -109,6 +108,8 @@ def test_recomputed_activations_change_nothing(shapes: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_compute_the_same(shapes: Path, tmp_path: Path) -> None:
+    from torch._dynamo.utils import counters
+
     masking = MaskingConfig(masks=(MaskConfig(spatial_scale=(0.2, 0.4)),))  # another number of tokens at every step
     plain = run(shapes, tmp_path / "plain", ROTARY, masking=masking, train={"precision": "fp32"})
     pretrain(plain)
@@ -120,6 +121,12 @@ def test_compiled_blocks_compute_the_same(shapes: Path, tmp_path: Path) -> None:
     one, other = (load_model(tmp_path / name).encoder.state_dict() for name in ("plain", "compiled"))
     for key in one:
         torch.testing.assert_close(one[key], other[key], rtol=0, atol=1e-4)
+
+
+def test_compiling_without_a_compiler_says_so(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="C\\+\\+ compiler"):
+        pretrain(run(shapes, tmp_path / "run", ROTARY, train={"compile": True}))
 
 
 def test_images_have_half_of_the_loss(shapes: Path, pictures: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Shapes: B clips, N tokens, D channels, h heads.
 from __future__ import annotations
 
 import math
+import shutil
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from openvjepa.errors import ConfigError
 from openvjepa.model.kernels import attention
 from openvjepa.model.positions import Rope
 
@@ -107,8 +109,18 @@ def run_block(block: nn.Module, x: Tensor, rope: Rope | None, *, checkpointing: 
     return block(x, rope)
 
 
+COMPILERS = ("g++", "clang++", "c++", "gcc", "clang", "cl")
+"""Of which torch.compile needs one, on GPUs too."""
+
+
 def compile_blocks(model: nn.Module) -> None:
-    """Compiles the transformer blocks of a model in place, one program for any number of tokens; its state stays as it is."""
+    """Compiles the transformer blocks of a model in place, one program for any number of tokens; its state stays as it is.
+
+    Raises:
+        ConfigError: this computer has no compiler.
+    """
+    if not any(shutil.which(name) for name in COMPILERS):
+        raise ConfigError("torch.compile needs a C++ compiler (g++, clang++ or cl): install one, or leave compile out")
     for block in model.modules():
         if isinstance(block, Block):
             block.compile(dynamic=True)
