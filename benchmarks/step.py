@@ -40,7 +40,6 @@ from openvjepa.train.distributed import make_runtime
 from openvjepa.train.trainer import fit
 
 PARTS = ("ours, memory given back", "ours, torch's attention", "ours, float32")
-ISA = "ONEDNN_MAX_CPU_ISA"
 STEPS = 10**6  # of the schedules; both stop when they are told to
 
 Turn = Callable[[], None]
@@ -119,7 +118,7 @@ def work(name: str, batch_size: int, threads: int) -> None:
         distributed.keep_freed_memory = lambda: False
     if name == PARTS[1]:
         kernels.CHUNKED = False
-    if "AMX" not in os.environ.get(ISA, "AMX"):
+    if "AMX" not in os.environ.get("ONEDNN_MAX_CPU_ISA", "AMX"):
         kernels._has_amx = lambda: False  # as on a processor that has none
     ours(batch, turn, "fp32" if name == PARTS[2] else "bf16")
 

@@ -116,7 +116,7 @@ def test_compiled_blocks_compute_the_same(shapes: Path, tmp_path: Path) -> None:
     compiled = replace(plain, out=str(tmp_path / "compiled"), train=replace(plain.train, compile=True))
     before = counters["stats"]["unique_graphs"]
     pretrain(compiled)
-    assert counters["stats"]["unique_graphs"] > before
+    assert 3 <= counters["stats"]["unique_graphs"] - before <= 5  # of all blocks and all numbers of tokens
     np.testing.assert_allclose(losses(tmp_path / "plain"), losses(tmp_path / "compiled"), rtol=1e-5)
     one, other = (load_model(tmp_path / name).encoder.state_dict() for name in ("plain", "compiled"))
     for key in one:

@@ -114,7 +114,7 @@ COMPILERS = ("g++", "clang++", "c++", "gcc", "clang", "cl")
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compiles the transformer blocks of a model in place, one program for any number of tokens; its state stays as it is.
+    """Compiles the transformer blocks of a model in place, for any number of tokens; its state stays as it is.
 
     Raises:
         ConfigError: this computer has no compiler.
