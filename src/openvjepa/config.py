@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from openvjepa.errors import ConfigError
 from openvjepa.grid import TokenGrid
+from openvjepa.ranges import Range, check_ranges
 
 ConfigT = TypeVar("ConfigT")
 
@@ -32,6 +33,17 @@ ENCODER_SIZES: dict[str, tuple[int, int, int, float]] = {
     "vit_giant_xformers": (1408, 40, 22, 48 / 11),
     "vit_gigantic_xformers": (1664, 48, 26, 64 / 13),
 }
+
+
+MOST_TOKENS = 2**18
+"""Tokens of a clip, at most: 256 frames of 720 px. A file that asks for more is damaged or hostile."""
+_WIDTH, _COUNT, _SIDE = (1, 2**16), (1, 1024), (1, 2**14)
+_MODEL_RANGES: dict[str, Range] = {
+    "img_size": _SIDE, "num_frames": _SIDE, "patch_size": _COUNT, "tubelet_size": _COUNT, "embed_dim": _WIDTH,
+    "depth": _COUNT, "num_heads": _COUNT, "mlp_ratio": (1e-3, 64.0), "levels": (0, 1023), "predictor_embed_dim": _WIDTH,
+    "predictor_depth": _COUNT, "predictor_num_heads": _COUNT, "num_mask_tokens": (0, 1024), "predictor_levels": _COUNT,
+    "predictor_out_dim": (1, 2**24),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,24 +103,43 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.arch not in ENCODER_SIZES:
-            raise ConfigError(f"arch {self.arch!r} is unknown: choose one of {', '.join(ENCODER_SIZES)}")
+            raise ConfigError(f"arch {self.arch[:40]!r} is unknown: choose one of {', '.join(ENCODER_SIZES)}")
+        check_ranges(self, _MODEL_RANGES)
         for name, width, heads in (
             ("embed_dim", self.dims.embed_dim, self.dims.num_heads),
             ("predictor_embed_dim", self.predictor_embed_dim, self.predictor_heads),
         ):
-            if min(width, heads) < 1 or width % heads:
+            if width % heads:
                 raise ConfigError(f"{name} {width} does not divide by its {heads} attention heads")
-            if self.positions != "sincos" and width // heads % 2:
-                raise ConfigError(f"{name} {width} with {heads} heads: rotary positions need heads of an even width")
+            self._check_positions(name, width, width // heads)
+        if self.dims.embed_dim * self.dims.mlp_ratio < 1:
+            raise ConfigError(f"mlp_ratio {self.dims.mlp_ratio:g} leaves the MLP no channels: give a larger one")
         if self.levels and (sorted(set(self.levels)) != list(self.levels) or self.levels[-1] != self.dims.depth - 1):
             raise ConfigError(
                 f"levels {self.levels}: give ascending blocks, ending with the last, {self.dims.depth - 1}"
             )
         if not 1 <= self.predictor_levels <= max(1, len(self.levels)):
             raise ConfigError(f"predictor_levels {self.predictor_levels}: the encoder has {max(1, len(self.levels))}")
-        if self.positions != "rope" and (self.interpolate_rope or self.predictor_interpolate_rope):
-            raise ConfigError(f"interpolate_rope works with positions rope, not {self.positions}")
-        _ = self.grid  # an impossible geometry fails here, before any work
+        if self.interpolate_rope or self.predictor_interpolate_rope:
+            if self.positions != "rope":
+                raise ConfigError(f"interpolate_rope works with positions rope, not {self.positions}")
+            if self.patch_size > 128:  # a frame of 256 px would have a single row, and all tokens one place
+                raise ConfigError(f"patch_size {self.patch_size}: interpolate_rope works with patches up to 128 px")
+        if self.grid.tokens > MOST_TOKENS:  # an impossible geometry fails here, before any work
+            raise ConfigError(
+                f"a clip of {self.grid.tokens} tokens: choose fewer frames, a smaller img_size or larger patches, for at "
+                f"most {MOST_TOKENS} tokens"
+            )
+
+    def _check_positions(self, name: str, width: int, head_width: int) -> None:
+        """A width that the position scheme can be built for."""
+        if self.positions != "sincos" and (head_width % 2 or head_width < 6):
+            raise ConfigError(
+                f"{name} {width} has heads of {head_width} channels: rotary positions need an even number, at least 6"
+            )
+        divisor = 4 if self.num_frames == 1 else 1 if self.uniform_power else 8
+        if self.positions == "sincos" and width % divisor:
+            raise ConfigError(f"{name} {width}: sin-cos codes of this model need a multiple of {divisor}")
 
     @property
     def dims(self) -> EncoderDims:

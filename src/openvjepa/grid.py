@@ -30,7 +30,7 @@ class TokenGrid:
         """
         tubelet = 1 if frames == 1 else tubelet_size
         if (
-            frames < 1
+            min(frames, tubelet, patch_size) < 1
             or frames % tubelet
             or min(height, width) < patch_size
             or height % patch_size
