@@ -23,7 +23,14 @@ from openvjepa.train.logs import read_metrics
 
 RECORD = Path(__file__).with_name("losses.json")
 RECIPES = ("demo", "nano", "vjepa2-vitl", "vjepa2.1-vitl")
-SMALL = {"arch": "vit_femto", "depth": 2, "img_size": 32, "num_frames": 8, "predictor_embed_dim": 24, "predictor_depth": 2}
+SMALL = {
+    "arch": "vit_femto",
+    "depth": 2,
+    "img_size": 32,
+    "num_frames": 8,
+    "predictor_embed_dim": 24,
+    "predictor_depth": 2,
+}
 STEPS = 20
 
 
@@ -91,5 +98,7 @@ def test_losses_are_those_recorded(name: str, data: tuple[Path, Path], tmp_path:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         made = make_data(Path(folder))
-        RECORD.write_text(json.dumps({name: losses(name, made, Path(folder) / name) for name in RECIPES}, indent=1) + "\n")
+        RECORD.write_text(
+            json.dumps({name: losses(name, made, Path(folder) / name) for name in RECIPES}, indent=1) + "\n"
+        )
     print(f"wrote {RECORD}", file=sys.stderr)
