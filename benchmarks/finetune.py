@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
+from openvjepa.commands.finetune import FinetuneConfig, finetune
 from openvjepa.config import ModelConfig
 from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.finetuning import run as finetune_run
 from openvjepa.model.encoder import create_model
-from openvjepa.tasks import finetune_run
-from openvjepa.tasks.finetune import FinetuneConfig, finetune
 from openvjepa.train.logs import read_metrics
 from openvjepa.weights.hub import save_model
 

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from openvjepa.bench.measure import MASKS, machine, random_batch
+from openvjepa.commands.pretrain import PretrainTask
 from openvjepa.config import ModelConfig, PretrainConfig, TrainConfig
 from openvjepa.model.flops import step_flops
-from openvjepa.tasks.measure import MASKS, machine, random_batch
-from openvjepa.tasks.pretrain import PretrainTask
 from openvjepa.train.distributed import make_runtime
 from openvjepa.train.optim import make_optimizer
 

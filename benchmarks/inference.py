@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from openvjepa.bench.measure import machine, new_encoder, product_rate
 from openvjepa.config import ModelConfig
 from openvjepa.model import kernels
 from openvjepa.model.encoder import create_model
 from openvjepa.model.flops import encoder_flops
-from openvjepa.tasks.measure import machine, new_encoder, product_rate
 from openvjepa.train.memory import keep_freed_memory
 
 

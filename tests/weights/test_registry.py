@@ -9,7 +9,7 @@ from openvjepa.config import ModelConfig
 from openvjepa.model.action import ActionPredictor
 from openvjepa.model.encoder import Encoder
 from openvjepa.presets import PRESETS
-from openvjepa.weights.convert import infer_config
+from openvjepa.weights.formats.meta import infer_config
 from openvjepa.weights.registry import ModelInfo, find, list_models, of_file, suggest
 
 EXACT = {  # encoder parameters that others counted: spec section 1.1, vjepa21 section 1

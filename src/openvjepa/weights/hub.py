@@ -20,7 +20,6 @@ from openvjepa.model.positions import position_codes
 from openvjepa.model.predictor import Predictor
 from openvjepa.train.checkpoint import list_checkpoints
 from openvjepa.weights import registry
-from openvjepa.weights.convert import SECTIONS, drop_unused_codes, infer_config, make_config, strip_prefixes
 from openvjepa.weights.download import fetch_hf, fetch_url
 from openvjepa.weights.files import (
     converted_facts,
@@ -30,7 +29,8 @@ from openvjepa.weights.files import (
     write_file,
     write_tensors,
 )
-from openvjepa.weights.hf import read_hf
+from openvjepa.weights.formats.hf import read_hf
+from openvjepa.weights.formats.meta import SECTIONS, drop_unused_codes, infer_config, make_config, strip_prefixes
 from openvjepa.weights.probes import Probe, fill_probe, load_probe, probe_facts
 
 WEIGHTS, SETTINGS, HF_SETTINGS = "model.safetensors", "model.yaml", "config.json"

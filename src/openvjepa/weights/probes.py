@@ -12,8 +12,8 @@ from openvjepa.config import ENCODER_SIZES
 from openvjepa.errors import CheckpointError
 from openvjepa.model.layers import CrossAttentionBlock, ProbeStyle
 from openvjepa.model.pooler import PROBE_EPS, AttentiveClassifier, LinearClassifier
-from openvjepa.weights.convert import strip_prefixes
 from openvjepa.weights.files import converted_facts, load_strictly, read_container
+from openvjepa.weights.formats.meta import strip_prefixes
 
 Probe = AttentiveClassifier | LinearClassifier
 

@@ -1,0 +1,69 @@
+from .commands.embed import embed
+from .commands.evaluate import EvaluateConfig, evaluate
+from .commands.finetune import FinetuneConfig, finetune
+from .commands.predict import predict
+from .commands.pretrain import pretrain
+from .commands.probe import probe
+from .config import (
+    DataConfig,
+    MaskConfig,
+    MaskingConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    PretrainConfig,
+    TrainConfig,
+)
+from .data.clips import read_clip
+from .data.index import VideoIndex, VideoRecord, read_index
+from .data.synthetic import ShapesConfig, make_shapes
+from .errors import CheckpointError, ConfigError, DataError, OpenVJEPAError, VideoError
+from .features.encode import encode
+from .model.encoder import create_model
+from .options import EmbedConfig, PredictConfig, ProbeConfig
+from .version import __version__
+from .weights.hub import LoadedModel, load_model, save_model
+from .weights.probes import load_probe
+from .weights.registry import ModelInfo, list_models
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataConfig",
+    "DataError",
+    "EmbedConfig",
+    "EvaluateConfig",
+    "FinetuneConfig",
+    "LoadedModel",
+    "MaskConfig",
+    "MaskingConfig",
+    "ModelConfig",
+    "ModelInfo",
+    "ObjectiveConfig",
+    "OpenVJEPAError",
+    "OptimConfig",
+    "PredictConfig",
+    "PretrainConfig",
+    "ProbeConfig",
+    "ShapesConfig",
+    "TrainConfig",
+    "VideoError",
+    "VideoIndex",
+    "VideoRecord",
+    "__version__",
+    "create_model",
+    "embed",
+    "encode",
+    "evaluate",
+    "finetune",
+    "list_models",
+    "load_model",
+    "load_probe",
+    "make_shapes",
+    "predict",
+    "pretrain",
+    "probe",
+    "read_clip",
+    "read_index",
+    "save_model",
+]

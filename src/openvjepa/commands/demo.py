@@ -1,0 +1,263 @@
+"""`vjepa demo`: the main job on the embedded data, once through, with a report.
+
+Renders moving shapes, pretrains an encoder on them, and asks what its frozen features know of two labels that the
+pretraining never saw, beside the same encoder untrained and the raw pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openvjepa.commands.predict import Prediction, predict
+from openvjepa.commands.pretrain import PretrainTask, pretrain
+from openvjepa.commands.probe import Outcome, probe, probe_features, versions
+from openvjepa.config import PretrainConfig, to_mapping
+from openvjepa.data.clips import ClipSpec
+from openvjepa.data.index import VideoIndex, read_index
+from openvjepa.data.loader import EvalClips
+from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.data.transforms import normalize
+from openvjepa.errors import ConfigError, OpenVJEPAError
+from openvjepa.features.encode import encode
+from openvjepa.model.encoder import cut_tubelets
+from openvjepa.options import DemoConfig, PredictConfig, ProbeConfig
+from openvjepa.presets import demo as demo_preset
+from openvjepa.reports import pages as report
+from openvjepa.train.logs import read_metrics
+from openvjepa.weights.files import write_file
+from openvjepa.weights.hub import load_model, save_model
+
+LABELS = ("motion", "appearance")
+TRAIN_VIEWS = 3
+SHOWN = 6  # test videos in the report
+
+
+Results = dict[str, dict[str, dict[str, float]]]
+
+
+def demo(config: DemoConfig) -> Results:
+    """Run the demo; writes results.json and report.html into config.out.
+
+    Returns:
+        label -> features -> probe -> top-1 on the test split, per cent.
+
+    Raises:
+        ConfigError: the folder holds something that is not a demo.
+        OpenVJEPAError: the pretraining was interrupted.
+    """
+    out, started = Path(config.out), time.monotonic()
+    _clear(out)
+    seconds: dict[str, float] = {}
+
+    def finished(part: str) -> None:
+        seconds[part] = round(time.monotonic() - started - sum(seconds.values()), 1)
+
+    _say("1/5 Rendering moving shapes into video files")
+    data = make_shapes(
+        ShapesConfig(out=str(out / "shapes"), train=config.train, val=config.val, test=config.test, seed=config.seed)
+    ).parent
+    finished("render")
+
+    _say("2/5 Pretraining a V-JEPA encoder on them, without labels")
+    recipe = _recipe(config, data)
+    torch.manual_seed(config.seed)
+    save_model(out / "untrained", PretrainTask(recipe).jepa.encoder)
+    if pretrain(recipe).interrupted:
+        raise OpenVJEPAError("the demo was interrupted: start it again")
+    finished("pretrain")
+
+    _say("3/5 Probing frozen features: pretrained, untrained, raw pixels")
+    pixels = _pixel_features(recipe, read_index(data), config.seed)
+    outcomes = {label: _probe_all(config, recipe, data, label, pixels) for label in LABELS}
+    finished("probe")
+
+    _say("4/5 Naming the motion in videos that it has not seen")
+    chosen = _some(read_index(data, label="motion").select("test"))
+    predictions = predict(
+        PredictConfig(
+            run=str(out / "probe-motion"), videos=tuple(r.path for r in chosen.records), threads=config.threads
+        )
+    )
+    finished("predict")
+
+    _say("5/5 Writing the report")
+    results: Results = {
+        label: {name: {kind: o.test_top1 for kind, o in kinds.items()} for name, kinds in features.items()}
+        for label, features in outcomes.items()
+    }
+    classes = {label: read_index(data, label=label).classes or () for label in LABELS}
+    chance = {label: 100 / len(names) for label, names in classes.items()}
+    confusions = {
+        f"{label}, attentive probe": (o["pretrained"]["attentive"].confusion, classes[label])
+        for label, o in outcomes.items()
+    }
+    sections = [
+        report.accuracy_table(results, chance),
+        _named(predictions, chosen, recipe),
+        _features_over_clips(out, recipe, chosen),
+        report.confusion_matrices(confusions),
+        report.training_curves(read_metrics(out / "pretrain" / "metrics.jsonl")),
+    ]
+    finished("report")
+    facts = {"chance": chance, "seed": config.seed, "versions": versions(), "config": to_mapping(recipe)}
+    facts["seconds"] = seconds | {"total": round(time.monotonic() - started, 1)}
+    sections.append(report.run_facts(facts))
+    report.write_report(out / "report.html", "V-JEPA on moving shapes", sections, lead=_lead(results))
+    write_file(out / "results.json", json.dumps({"results": results, **facts}, indent=1).encode())
+    _print_table(results, chance)
+    print(f"\n{_lead(results)}\n{facts['seconds']['total']:.0f} s in all. Look at {out / 'report.html'}", flush=True)
+    return results
+
+
+def _some(videos: VideoIndex) -> VideoIndex:
+    """Videos from the first to the last, to be shown."""
+    places = np.linspace(0, len(videos) - 1, min(SHOWN, len(videos))).astype(int)
+    return replace(videos, records=tuple(videos.records[i] for i in places))
+
+
+def _named(predictions: Sequence[Prediction], videos: VideoIndex, recipe: PretrainConfig) -> report.Section:
+    """What the probe says of some videos, beside their frames and true classes."""
+    classes = videos.classes or ()
+    shown = [
+        report.Prediction(Path(p.path).name, _frames(p.path, recipe), p.top, classes[r.label or 0])
+        for p, r in zip(predictions, videos.records, strict=True)
+    ]
+    return report.predictions(shown)
+
+
+def _clear(out: Path) -> None:
+    """Delete an earlier demo, and nothing else."""
+    marker = out / "shapes"
+    if out.exists() and any(out.iterdir()) and not marker.exists():
+        raise ConfigError(f"{out}: exists and is not a demo: choose another --out")
+    if out.exists():
+        shutil.rmtree(out)
+
+
+def _say(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+def _recipe(config: DemoConfig, data: Path) -> PretrainConfig:
+    base = demo_preset()
+    train = replace(base.train, steps=config.steps, seed=config.seed, threads=config.threads)
+    return replace(
+        base,
+        sources=(str(data),),
+        out=str(Path(config.out) / "pretrain"),
+        data=replace(base.data, label="motion"),  # for the nearest neighbours of the collapse monitor alone
+        train=train,
+    )
+
+
+def _probe_all(
+    config: DemoConfig, recipe: PretrainConfig, data: Path, label: str, pixels: dict[str, NDArray[np.float32]]
+) -> dict[str, dict[str, Outcome]]:
+    """Outcome by features and kind of probe."""
+    out = Path(config.out)
+    settings = ProbeConfig(
+        source=str(data),
+        label=label,
+        frame_step=recipe.data.frame_step,
+        fps=recipe.data.fps,
+        train_views=TRAIN_VIEWS,
+        segments=1,
+        seed=config.seed,
+        threads=config.threads,
+    )
+    outcomes = {}
+    for name, run in (("pretrained", out / f"probe-{label}"), ("untrained", out / f"probe-{label}-untrained")):
+        model = out / ("pretrain" if name == "pretrained" else "untrained")
+        print(f"\n{label}, {name} encoder", flush=True)
+        cache = str(out / "features")
+        outcomes[name] = probe(replace(settings, model=str(model), out=str(run), cache_dir=cache)).outcomes
+    print(f"\n{label}, raw pixels", flush=True)
+    outcomes["pixels"] = _probe_pixels(recipe, read_index(data, label=label), pixels)
+    return outcomes
+
+
+def _pixel_features(recipe: PretrainConfig, index: VideoIndex, seed: int) -> dict[str, NDArray[np.float32]]:
+    """The pixels of each token, at a quarter of the resolution, by split; both labels are probed on them."""
+    views = {"train": TRAIN_VIEWS, "val": 1, "test": 1}
+    return {name: _pixel_tokens(recipe, index.select(name), count, seed) for name, count in views.items()}
+
+
+def _probe_pixels(
+    recipe: PretrainConfig, index: VideoIndex, pixels: dict[str, NDArray[np.float32]]
+) -> dict[str, Outcome]:
+    """The same probes on raw pixels."""
+    labels = {name: np.array(index.select(name).labels) for name in pixels}
+    return probe_features(
+        pixels["train"],
+        labels["train"],
+        pixels["val"],
+        labels["val"],
+        pixels["test"],
+        labels["test"],
+        classes=index.classes or (),
+        num_heads=recipe.model.dims.num_heads,
+    )
+
+
+def _pixel_tokens(recipe: PretrainConfig, index: VideoIndex, views: int, seed: int) -> NDArray[np.float32]:
+    """Pixels of each token, [n, views, N, 3 * tubelet * (patch / 4)^2]: the plain clip first, then random ones."""
+    spec = ClipSpec(recipe.model.num_frames, recipe.data.frame_step, recipe.data.fps)
+    plain = EvalClips(index, spec, recipe.model.image_hw)
+    random = EvalClips(index, spec, recipe.model.image_hw, augment=views - 1, seed=seed) if views > 1 else None
+    kernel = (recipe.model.tubelet_size, recipe.model.patch_size // 4, recipe.model.patch_size // 4)
+    rows = []
+    for i in range(len(index)):
+        clips = torch.cat([plain[i][0], random[i][0]]) if random else plain[i][0]
+        rows.append(cut_tubelets(F.avg_pool3d(normalize(clips), (1, 4, 4)), kernel).numpy())
+    return np.stack(rows)
+
+
+def _plain_clip(path: str, recipe: PretrainConfig) -> Tensor:
+    index = read_index(path)
+    spec = ClipSpec(recipe.model.num_frames, recipe.data.frame_step, recipe.data.fps)
+    return EvalClips(index, spec, recipe.model.image_hw)[0][0]
+
+
+def _frames(path: str, recipe: PretrainConfig) -> NDArray[np.uint8]:
+    """Frames of the plain clip, uint8 [T, H, W, 3]."""
+    return _plain_clip(path, recipe)[0].permute(1, 2, 3, 0).numpy()
+
+
+def _features_over_clips(out: Path, recipe: PretrainConfig, chosen: VideoIndex) -> report.Section:
+    models = {
+        name: load_model(out / folder) for name, folder in (("pretrained", "pretrain"), ("untrained", "untrained"))
+    }
+    clips = []
+    for record in chosen.records[:3]:
+        features = {name: encode(model, _plain_clip(record.path, recipe))[0].numpy() for name, model in models.items()}
+        clips.append((Path(record.path).name, _frames(record.path, recipe), features))
+    return report.feature_pca(clips, recipe.model.grid)
+
+
+def _lead(results: Results) -> str:
+    """The result in a sentence."""
+    parts = []
+    for label, features in results.items():
+        ours, theirs = features["pretrained"]["linear"], features["untrained"]["linear"]
+        parts.append(f"{label}: {ours:.1f} % against {theirs:.1f} % untrained ({ours - theirs:+.1f} points)")
+    return "Linear probe on frozen features, test top-1: " + "; ".join(parts) + "."
+
+
+def _print_table(results: Results, chance: dict[str, float]) -> None:
+    kinds = list(results["motion"]["pretrained"])
+    print(f"\n{'test top-1 in %':<28}" + "".join(f"{kind:>11}" for kind in kinds))
+    for label, features in results.items():
+        for name, row in features.items():
+            print(f"{label + ', ' + name:<28}" + "".join(f"{row[kind]:>11.1f}" for kind in kinds))
+        print(f"{label + ', chance':<28}" + f"{chance[label]:>11.1f}" * len(kinds))

@@ -1,0 +1,278 @@
+"""`vjepa predict`: the likeliest classes of videos, by classifiers that `vjepa probe` or `vjepa finetune` trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from openvjepa.config import TrainConfig
+from openvjepa.data.index import VideoIndex, VideoRecord, read_index
+from openvjepa.errors import ConfigError, DataError, VideoError
+from openvjepa.features.encode import EncodeSettings
+from openvjepa.inference.ensemble import (
+    Combine,
+    Member,
+    Probabilities,
+    ask,
+    check_combinable,
+    combined,
+    load_members,
+    to_device,
+)
+from openvjepa.inference.windows import Timeline, follow, write_csv
+from openvjepa.options import PredictConfig
+from openvjepa.train.distributed import Runtime, make_runtime
+from openvjepa.weights import registry
+from openvjepa.weights.hub import HF_SETTINGS, SETTINGS
+
+LISTS = (".txt", ".csv")
+
+Top = tuple[tuple[str, float], ...]
+"""(class, probability), likeliest first."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the runs that know one set of classes say together."""
+
+    runs: tuple[str, ...]
+    top: Top
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What classifiers say about one video."""
+
+    path: str
+    answers: tuple[Answer, ...]
+    """One for each set of classes; empty if the video could not be read."""
+    error: str | None = None
+    """Why it could not be read."""
+    timeline: Timeline | None = field(default=None, compare=False, repr=False)
+    """Of a video that was followed over time: the answer of each window (`answers` are their mean)."""
+
+    @property
+    def top(self) -> Top:
+        """The first answer, where there is one."""
+        return self.answers[0].top if self.answers else ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; `answers` where there are several sets of classes, `windows` where a video was followed over time."""
+        values: dict[str, Any] = {"path": self.path, "top": top_dict(self.top), "error": self.error}
+        if len(self.answers) > 1:
+            values["answers"] = [{"runs": answer.runs, "top": top_dict(answer.top)} for answer in self.answers]
+        if self.timeline is not None:
+            values["windows"] = list(_windows(self.timeline, len(self.top)))
+        return values
+
+
+def _windows(timeline: Timeline, top: int) -> Iterator[dict[str, Any]]:
+    """For JSON."""
+    for number, ((start, end), row) in enumerate(zip(timeline.spans, timeline.probabilities, strict=True)):
+        error = timeline.skipped.get(number)
+        best = () if error else best_of(row, timeline.classes, top)
+        yield {"start": start, "end": end, "top": top_dict(best), "error": error}
+
+
+def top_dict(top: Top) -> list[dict[str, object]]:
+    """For JSON."""
+    return [{"class": name, "probability": probability} for name, probability in top]
+
+
+def predict(config: PredictConfig) -> list[Prediction]:
+    """Classify videos and print the result: a table, or with `json` one JSON list and nothing else on stdout.
+
+    The softmax of all clips of a video is averaged, as in the probe's evaluation. Runs with the same classes are combined;
+    those with one and the same encoder share its pass. A video that cannot be read gets an error and does not stop the
+    others; the command line exits with 1 only when there is no video that could be read.
+
+    Returns:
+        One prediction for each video, in the order given; folders and lists are expanded.
+
+    Raises:
+        ConfigError: no videos are given, or runs with different classes are to be combined.
+        CheckpointError: a run cannot be read or holds no classifier, or a file cannot be written.
+    """
+    runs, videos = split_runs(config)
+    if not runs or not videos:
+        raise ConfigError("give the run folder of a probe, and videos: files, folders or lists")
+    wanted = list(_expand(videos))
+    records = tuple(VideoRecord(path) for path, error in wanted if error is None)
+    _check_files(config, [path for path, _ in wanted])
+    segments = config.segments if config.window is None else config.segments or 1
+    rate = {"frame_step": config.frame_step, "fps": config.fps}
+    members = load_members(runs, records, segments=segments, views=config.views, **rate)
+    if config.combine is not None or config.window is not None:
+        check_combinable(members)
+    train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
+    with make_runtime(train) as runtime:
+        to_device(members, runtime)
+        predictions = _predict(config, members, wanted, records, runtime)
+    if config.window is not None:
+        _write(config, [prediction.timeline for prediction in predictions if prediction.timeline is not None])
+    if config.json:
+        print(json.dumps([prediction.to_dict() for prediction in predictions], indent=1))
+    else:
+        _print(predictions)
+    return predictions
+
+
+def _check_files(config: PredictConfig, paths: Sequence[str]) -> None:
+    """Fail before the work when the files of a long video cannot be meant."""
+    for name, suffix in (("csv", ".csv"), ("timeline", ".png"), ("annotate", ".mp4")):
+        target = getattr(config, name)
+        if target is None:
+            continue
+        if Path(target).suffix.lower() != suffix:
+            raise ConfigError(f"{name} {target}: name a file that ends with {suffix}")
+        if name != "csv" and len(paths) != 1:
+            raise ConfigError(f"{name} is for one video, but {len(paths)} are given: use csv, or one video at a time")
+        if any(Path(path).resolve() == Path(target).resolve() for path in paths):
+            raise ConfigError(f"{name} {target}: is the video itself: choose another name")
+
+
+def _predict(
+    config: PredictConfig,
+    members: Sequence[Member],
+    wanted: Sequence[tuple[str, str | None]],
+    records: tuple[VideoRecord, ...],
+    runtime: Runtime,
+) -> list[Prediction]:
+    """Predictions in the order of `wanted`, (path, why it cannot be used)."""
+    if config.window is None:
+        found = _classify(config, members, records, runtime)
+    else:
+        found = (_follow(config, members, record.path, runtime) for record in records)
+    return [Prediction(path, (), error) if error else next(found) for path, error in wanted]
+
+
+def _classify(
+    config: PredictConfig, members: Sequence[Member], records: tuple[VideoRecord, ...], runtime: Runtime
+) -> Iterator[Prediction]:
+    """Predictions in the order of the records."""
+    index = VideoIndex(records, None, "videos")
+    said = ask(members, index, EncodeSettings(runtime, workers=config.workers))
+    answers = answers_of(members, said.probabilities, config.combine or "mean", config.top)
+    for place, (record, answer) in enumerate(zip(records, answers, strict=True)):
+        reason = said.skipped.get(place)
+        yield Prediction(record.path, () if reason else answer, reason)
+
+
+def answers_of(
+    members: Sequence[Member], probabilities: Sequence[Probabilities], how: Combine, top: int
+) -> list[tuple[Answer, ...]]:
+    """Of each video, the answer of each label set; probabilities [n, C] of each member."""
+    sets = []
+    for group, classes, shares in combined(members, probabilities, how):
+        names = tuple(members[i].name for i in group)
+        sets.append([Answer(names, best_of(row, classes, top)) for row in shares])
+    return list(zip(*sets, strict=True))
+
+
+def best_of(shares: Probabilities, classes: tuple[str, ...], top: int) -> Top:
+    """The likeliest classes of probabilities [C]."""
+    return tuple((classes[i], float(shares[i])) for i in shares.argsort(kind="stable")[::-1][:top])
+
+
+def _follow(config: PredictConfig, members: Sequence[Member], path: str, runtime: Runtime) -> Prediction:
+    """One video in windows; its own answer is the mean over them."""
+    assert config.window is not None
+    stride = config.stride or config.window / 2
+    try:
+        timeline = follow(members, path, config.window, stride, runtime, config.combine or "mean")
+    except VideoError as error:
+        return Prediction(path, (), error.reason)
+    names = tuple(member.name for member in members)
+    return Prediction(path, (Answer(names, best_of(timeline.mean, timeline.classes, config.top)),), None, timeline)
+
+
+def _write(config: PredictConfig, timelines: Sequence[Timeline]) -> None:
+    """The files that were asked for."""
+    if config.csv is not None:
+        write_csv(Path(config.csv), timelines)
+    if not timelines or not (config.timeline or config.annotate):
+        return
+    from openvjepa.reports.video import annotate_video, draw_timeline  # matplotlib takes a second to load
+
+    if config.timeline is not None:
+        draw_timeline(Path(config.timeline), timelines[0])
+    if config.annotate is not None:
+        annotate_video(Path(config.annotate), timelines[0])
+
+
+def split_runs(config: PredictConfig) -> tuple[list[str], tuple[str, ...]]:
+    """Runs and videos: model folders, and names of published models, that stand before the videos are runs too."""
+    more = list(takewhile(_is_model, config.videos))
+    return ([config.run, *more] if config.run else []), config.videos[len(more) :]
+
+
+def _is_model(name: str) -> bool:
+    folder = Path(name)
+    if folder.exists():
+        return any((folder / settings).is_file() for settings in (SETTINGS, HF_SETTINGS))
+    return registry.find(name) is not None
+
+
+def _expand(videos: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """(path, why it cannot be used, if so) of every video in files, folders and lists."""
+    for name in videos:
+        path = Path(name)
+        if not path.is_dir() and path.suffix.lower() not in LISTS:
+            yield name, None
+            continue
+        try:
+            records = read_index(path).records
+        except DataError as error:
+            yield name, str(error).removeprefix(f"{path}: ")
+            continue
+        for record in records:
+            yield record.path, None
+
+
+def _print(predictions: Sequence[Prediction]) -> None:
+    """A row for each class of each answer; a video that was followed over time gets a table of its own."""
+    several = any(len(prediction.answers) > 1 for prediction in predictions)
+    table = Table(Column("video", overflow="fold"), *([Column("by", overflow="fold")] if several else []))
+    table.add_column("class", overflow="fold")
+    table.add_column("probability", justify="right")
+    for prediction in predictions:
+        if prediction.error:
+            problem = f"[red]cannot be read: {escape(prediction.error)}[/red]"
+            table.add_row(escape(prediction.path), *([""] if several else []), problem, "")
+        for number, answer in enumerate(prediction.answers):
+            for rank, (name, probability) in enumerate(answer.top):
+                by = [escape(", ".join(answer.runs)) if rank == 0 else ""] if several else []
+                path = escape(prediction.path) if number == rank == 0 else ""
+                table.add_row(path, *by, escape(name), f"{100 * probability:.1f} %")
+    console = Console()
+    console.print(table)
+    for prediction in predictions:
+        if prediction.timeline is not None:
+            console.print(_scenes(prediction.timeline))
+
+
+def _scenes(timeline: Timeline) -> Table:
+    """What happens when, as a table."""
+    title = f"{escape(timeline.path)}: {len(timeline.spans)} windows"
+    table = Table("from", "to", Column("class", overflow="fold"), title=title, title_justify="left")
+    table.add_column("probability", justify="right")
+    table.add_column("windows", justify="right")
+    for scene in timeline.scenes():
+        name = "[red]cannot be read[/red]" if scene.label is None else escape(timeline.classes[scene.label])
+        share = "" if scene.label is None else f"{100 * scene.probability:.1f} %"
+        table.add_row(_clock(scene.start), _clock(scene.end), name, share, str(scene.windows))
+    return table
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{int(minutes)}:{rest:04.1f}"

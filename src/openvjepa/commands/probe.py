@@ -1,0 +1,304 @@
+"""`vjepa probe`: what a frozen encoder knows, by attentive and linear probe and nearest neighbours (spec section 6)."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from openvjepa.config import TrainConfig, to_mapping, to_yaml
+from openvjepa.data.images import is_image
+from openvjepa.data.index import VideoIndex
+from openvjepa.data.splits import check_splits, read_splits
+from openvjepa.errors import ConfigError
+from openvjepa.features.encode import EncodeSettings, FeatureSet, encode, encode_index
+from openvjepa.features.sampling import ClipPlan, clip_rate, plan_for
+from openvjepa.inference.classifier import VideoClassifier, save_classifier
+from openvjepa.model.encoder import Encoder
+from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier, probe_eps
+from openvjepa.options import ProbeConfig
+from openvjepa.probing.heads import Features, Labels, OnEpoch, Recipe
+from openvjepa.probing.low_shot import Share, label_efficiency
+from openvjepa.probing.low_shot import render as render_shares
+from openvjepa.probing.low_shot import section as efficiency_section
+from openvjepa.probing.outcomes import KINDS, Outcome, draw_confusion, probe_features
+from openvjepa.reports import pages as report
+from openvjepa.train.distributed import make_runtime
+from openvjepa.train.logs import RunLog
+from openvjepa.weights.files import write_file
+from openvjepa.weights.hub import LoadedModel, load_model
+
+__all__ = ["Outcome", "ProbeResult", "encode", "probe", "probe_features"]
+
+RUN_FILES = (
+    "results.json",
+    "config.yaml",
+    "metrics.jsonl",
+    "tensorboard",
+    "confusion.png",
+    "report.html",
+    "model.safetensors",
+    "model.yaml",
+)
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What `vjepa probe` found; results.json holds the same figures."""
+
+    out: Path
+    classes: tuple[str, ...]
+    outcomes: dict[str, Outcome]
+    """By kind of probe."""
+    chance: float
+    """Accuracy of guessing, 100 / C."""
+    majority: float
+    """Accuracy on the test split of always naming the commonest class of the training videos."""
+    videos: dict[str, int]
+    """Videos in each split."""
+    skipped: dict[str, str]
+    """Unreadable files: path -> reason."""
+    seconds: dict[str, float]
+    """Spent encoding and training."""
+    shares: tuple[Share, ...] = ()
+    """With `label_fraction`: accuracies by share of the training videos, the last that of all."""
+
+
+def probe(config: ProbeConfig) -> ProbeResult:
+    """Encode labelled videos once, train classifiers on the frozen features, choose on val, report on test.
+
+    Writes into the run folder: features (the cache), config.yaml, metrics.jsonl, tensorboard, results.json,
+    confusion.png, report.html, and the model with its attentive (else linear) probe, which `vjepa predict` reads.
+
+    Raises:
+        ConfigError: the run folder is in use, or a setting is impossible.
+        DataError: the videos or their labels do not allow it.
+        CheckpointError: the model cannot be read, or the results cannot be written.
+    """
+    out = Path(config.out)
+    _check_run_dir(out, config)
+    splits = read_splits(config)
+    model = load_model(config.model)
+    frame_step, fps = clip_rate(config.model, config.frame_step, config.fps)
+    config = replace(config, frame_step=frame_step, fps=fps)
+    train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
+    with make_runtime(train) as runtime:
+        print(f"probe on {runtime}", flush=True)
+        settings = EncodeSettings(runtime, config.encode_batch, config.feature_dtype, config.workers, config.max_bad)
+        encoder = model.encoder.to(runtime.device)
+        started = time.monotonic()
+        cache = Path(config.cache_dir) if config.cache_dir else out / "features"
+        plans = _plans(config, model, splits)
+        sets = {
+            name: encode_index(encoder, index, plans[name], settings, cache, name=name)
+            for name, index in splits.items()
+        }
+        splits = {name: _kept(index, sets[name]) for name, index in splits.items()}
+        check_splits(splits)
+        seconds = {"encode": time.monotonic() - started}
+        started = time.monotonic()
+        _open_run_dir(out, config)
+        outcomes, shares = _train(config, splits, sets, encoder, runtime.device)
+        seconds["train"] = time.monotonic() - started
+        result = _result(out, splits, sets, outcomes, shares, seconds)
+        _write(config, result, encoder, plans["test"])
+    _print(result)
+    return result
+
+
+def _check_run_dir(out: Path, config: ProbeConfig) -> None:
+    """Fail before the work when the run folder is in use."""
+    if not config.model:
+        raise ConfigError("no model given: name the run folder of a pretraining, or a checkpoint file")
+    if out.resolve() == Path(config.model).resolve():
+        raise ConfigError(f"{out}: is the model to probe: choose another --out")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is a file: choose another --out")
+    if not config.overwrite and any((out / name).exists() for name in RUN_FILES):
+        raise ConfigError(f"{out}: holds a run already: add --overwrite to delete it, or choose another --out")
+
+
+def _open_run_dir(out: Path, config: ProbeConfig) -> None:
+    for name in RUN_FILES:
+        path = out / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    write_file(out / "config.yaml", to_yaml(config).encode())
+
+
+def _plans(config: ProbeConfig, model: LoadedModel, splits: dict[str, VideoIndex]) -> dict[str, ClipPlan]:
+    """The clips of each split: plain and random ones to train on, segments x views to evaluate."""
+    records = tuple(record for index in splits.values() for record in index.records)
+    plain = plan_for(model, records, config.frame_step, config.fps)
+    still = all(is_image(record.path) for record in records)  # all segments of an image are the same
+    evaluation = replace(plain, segments=1 if still else config.segments, views=config.views)
+    random = config.train_views - 1
+    train = replace(plain, random=random, crop_scale=config.crop_scale, seed=config.seed) if random else plain
+    return {"train": train, "val": evaluation, "test": evaluation}
+
+
+def _kept(index: VideoIndex, features: FeatureSet) -> VideoIndex:
+    """The videos that could be read."""
+    return replace(index, records=tuple(index.records[i] for i in features.kept))
+
+
+def _train(
+    config: ProbeConfig,
+    splits: dict[str, VideoIndex],
+    sets: dict[str, FeatureSet],
+    encoder: Encoder,
+    device: torch.device,
+) -> tuple[dict[str, Outcome], tuple[Share, ...]]:
+    """Train all kinds of probes, the attentive one with its accuracy per epoch in metrics.jsonl and TensorBoard.
+
+    Then again on shares of the training videos, where these are asked for.
+    """
+    y = {name: np.array(index.labels, dtype=np.int64) for name, index in splits.items()}
+    eps = probe_eps(encoder.config)
+    recipe = Recipe(config.lrs, config.weight_decays, config.epochs, config.batch_size, config.seed, eps)
+    epochs = recipe.epochs_for(len(y["train"]))
+    log = RunLog(Path(config.out), start_step=0, steps=epochs, enabled="attentive" in config.kinds)
+    last = time.monotonic()
+
+    def on_epoch(epoch: int, figures: dict[str, float]) -> None:
+        nonlocal last
+        seconds, last = time.monotonic() - last, time.monotonic()
+        log.pace.add(len(y["train"]), seconds, 0.0)
+        log.advance(epoch, figures["loss"])
+        log.write(epoch, figures)
+
+    def train(x: Features, labels: Labels, on_epoch: OnEpoch | None = None) -> dict[str, Outcome]:
+        return probe_features(
+            x,
+            labels,
+            sets["val"].x,
+            y["val"],
+            sets["test"].x,
+            y["test"],
+            classes=splits["train"].classes or (),
+            num_heads=encoder.num_heads,
+            kinds=config.kinds,
+            recipe=recipe,
+            device=device,
+            on_epoch=on_epoch,
+        )
+
+    x = sets["train"].x
+    try:
+        outcomes = train(x, y["train"], on_epoch)
+    finally:
+        log.close()
+    if not config.label_fraction:
+        return outcomes, ()
+    few = {"fractions": config.label_fraction, "draws": config.draws, "seed": config.seed}
+    return outcomes, label_efficiency(train, x, y["train"], outcomes, **few)
+
+
+def _result(
+    out: Path,
+    splits: dict[str, VideoIndex],
+    sets: dict[str, FeatureSet],
+    outcomes: dict[str, Outcome],
+    shares: tuple[Share, ...],
+    seconds: dict[str, float],
+) -> ProbeResult:
+    commonest = int(np.bincount(splits["train"].labels).argmax())
+    classes = splits["train"].classes or ()
+    return ProbeResult(
+        out=out,
+        classes=classes,
+        outcomes=outcomes,
+        chance=100 / len(classes),
+        majority=100 * splits["test"].labels.count(commonest) / len(splits["test"]),
+        videos={name: len(index) for name, index in splits.items()},
+        skipped={path: reason for features in sets.values() for path, reason in features.skipped.items()},
+        seconds=seconds,
+        shares=shares,
+    )
+
+
+def _write(config: ProbeConfig, result: ProbeResult, encoder: Encoder, plan: ClipPlan) -> None:
+    """Model, picture, and results.json, which is the last: a folder without it is unfinished."""
+    kind = next(kind for kind in KINDS if kind in result.outcomes)  # attentive, else linear; kNN cannot be saved
+    outcome = result.outcomes[kind]
+    if isinstance(outcome.module, (AttentiveClassifier, LinearClassifier)):
+        save_classifier(result.out, VideoClassifier(encoder, outcome.module, result.classes, plan))
+    title = f"{kind}: {outcome.test_top1:.1f} % of {result.videos['test']} test videos"
+    draw_confusion(result.out / "confusion.png", title, np.array(outcome.confusion), result.classes)
+    results: dict[str, Any] = {
+        "model": config.model,
+        "source": config.source,
+        "label": config.label,
+        "classes": result.classes,
+        "videos": result.videos,
+        "chance": result.chance,
+        "majority": result.majority,
+        "probes": {name: outcome.to_dict() for name, outcome in result.outcomes.items()},
+        "clips": to_mapping(plan),
+        "seed": config.seed,
+        "seconds": result.seconds,
+        "skipped": result.skipped,
+        "versions": versions(),
+    }
+    if result.shares:
+        results["label_efficiency"] = [share.to_dict() for share in result.shares]
+    _write_report(config, result, results)
+    write_file(result.out / "results.json", json.dumps(results, indent=1).encode())
+
+
+def _write_report(config: ProbeConfig, result: ProbeResult, results: dict[str, Any]) -> None:
+    """report.html: accuracies, how few labels are enough, confusion, and what ran."""
+    label, best = config.label or "test videos", max(o.test_top1 for o in result.outcomes.values())
+    accuracies = {kind: outcome.test_top1 for kind, outcome in result.outcomes.items()}
+    always = dict.fromkeys(accuracies, result.majority)
+    matrices = {kind: (outcome.confusion, result.classes) for kind, outcome in result.outcomes.items()}
+    names = ("model", "source", "label", "videos", "seed", "seconds", "clips", "skipped", "versions")
+    sections = [
+        report.accuracy_table(
+            {label: {config.model: accuracies, "the commonest class": always}}, {label: result.chance}
+        ),
+        *([efficiency_section(result.shares)] if result.shares else []),
+        report.confusion_matrices(matrices),
+        report.run_facts({name: results[name] for name in names}),
+    ]
+    lead = f"Frozen features of {config.model}: up to {best:.1f} % of {result.videos['test']} test videos are named rightly."
+    report.write_report(result.out / "report.html", "Probe", sections, lead=lead)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what ran."""
+    names = ("openvjepa", "torch", "numpy", "scikit-learn", "av")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _print(result: ProbeResult) -> None:
+    """The accuracies as a table."""
+    table = Table("probe", title=f"Top-1 accuracy in %, {len(result.classes)} classes", title_justify="left")
+    top5 = any(outcome.test_top5 is not None for outcome in result.outcomes.values())
+    for heading in ("val", "test", *(["test top-5"] if top5 else [])):
+        table.add_column(heading, justify="right")
+    table.add_column("chosen on val")
+    for kind, outcome in result.outcomes.items():
+        figures = [outcome.val_top1, outcome.test_top1, *([outcome.test_top5] if top5 else [])]
+        chosen = ", ".join(f"{name} {value:g}" for name, value in outcome.chosen.items())
+        table.add_row(kind, *(f"{value:.1f}" for value in figures), chosen)
+    table.add_row(
+        "guessing", "", f"{result.chance:.1f}", *([""] if top5 else []), f"the commonest class: {result.majority:.1f}"
+    )
+    console = Console()
+    console.print(table)
+    if result.shares:
+        console.print(render_shares(result.shares))
+    for path, reason in result.skipped.items():
+        print(f"skipped {path}: {reason}")
+    counts = ", ".join(f"{count} {name}" for name, count in result.videos.items())
+    print(f"videos: {counts}; results in {result.out}")

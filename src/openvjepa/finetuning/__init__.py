@@ -1,0 +1,1 @@
+"""Fitting an encoder and a classifier to labelled videos."""

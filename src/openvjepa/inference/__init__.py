@@ -1,0 +1,1 @@
+"""Trained classifiers on new videos: one or several, whole videos or windows over time."""

@@ -1,0 +1,218 @@
+"""Long videos: a window slides over the video, and every place of it gets an answer of its own.
+
+Shapes: W windows, V clips of each, C classes.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from openvjepa.data.cores import usable_cores
+from openvjepa.data.transforms import eval_views
+from openvjepa.data.video import Video, open_video
+from openvjepa.errors import VideoError
+from openvjepa.features.encode import encode
+from openvjepa.features.sampling import ClipPlan
+from openvjepa.inference.ensemble import Combine, Member, Probabilities, combined, passes
+from openvjepa.progress import Meter
+from openvjepa.train.distributed import Runtime
+from openvjepa.weights.files import whole_file
+
+READ_BYTES = 1 << 27  # of decoded frames at a time
+BATCH = 32  # most clips in a pass of the encoder
+
+Span = tuple[float, float]
+"""Start and end, s from the first frame."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A stretch of a video in which one class is the likeliest."""
+
+    start: float
+    end: float
+    label: int | None
+    """Number of the class; None where the video cannot be read."""
+    probability: float
+    """Mean over its windows."""
+    windows: int
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """Answers over a video."""
+
+    path: str
+    duration: float
+    """s."""
+    classes: tuple[str, ...]
+    spans: tuple[Span, ...]
+    """Of the windows."""
+    probabilities: Probabilities
+    """[W, C]; the rows of unreadable windows are 0."""
+    skipped: dict[int, str]
+    """Number of an unreadable window -> reason."""
+
+    @property
+    def labels(self) -> list[int | None]:
+        """The likeliest class of each window; None where it cannot be read."""
+        return [None if i in self.skipped else int(row.argmax()) for i, row in enumerate(self.probabilities)]
+
+    @property
+    def mean(self) -> Probabilities:
+        """Probabilities of the whole video [C]: the mean over its windows."""
+        return self.probabilities[[i for i in range(len(self.spans)) if i not in self.skipped]].mean(0)
+
+    def borders(self) -> list[float]:
+        """Times [W + 1] between which each window is the one whose middle is nearest."""
+        middles = [(start + end) / 2 for start, end in self.spans]
+        between = [(a + b) / 2 for a, b in pairwise(middles)]
+        return [0.0, *between, self.duration]
+
+    def at(self, time: float) -> int:
+        """The window whose middle is nearest to a time, s."""
+        return int(np.searchsorted(self.borders()[1:-1], time, side="right"))
+
+    def scenes(self) -> list[Scene]:
+        """Stretches of windows with the same likeliest class, one after the other, without gaps."""
+        borders, labels, scenes = self.borders(), self.labels, []
+        for label, group in groupby(range(len(labels)), key=labels.__getitem__):
+            numbers = list(group)
+            probability = 0.0 if label is None else float(self.probabilities[numbers, label].mean())
+            scenes.append(Scene(borders[numbers[0]], borders[numbers[-1] + 1], label, probability, len(numbers)))
+        return scenes
+
+
+def follow(
+    members: Sequence[Member], path: str, window: float, stride: float, runtime: Runtime, how: Combine
+) -> Timeline:
+    """Ask classifiers with the same classes about every window of a video.
+
+    A window is shown at the rate that a classifier was trained with: its clips are spread over the window; a clip that is
+    longer than the window has it in its middle.
+
+    Args:
+        members: of `load_members`, on the device; their plans' `segments` and `views` are clips of a window.
+        path: the video.
+        window: length of a window, s.
+        stride: from the start of a window to that of the next, s.
+        runtime: how to compute.
+        how: how answers are combined.
+
+    Raises:
+        VideoError: the video, or every window of it, cannot be read.
+    """
+    video = open_video(path, threads=usable_cores())
+    spans = window_spans(video.duration, window, stride)
+    probabilities = [np.zeros((len(spans), len(member.classifier.classes))) for member in members]
+    skipped: dict[int, str] = {}
+    groups = passes(members)
+    with Meter(f"following {Path(path).name}", len(groups) * len(spans), unit="windows") as meter:
+        for turn, group in enumerate(groups):
+            first, done = members[group[0]].classifier, 0
+            for clips in window_clips(video, first.plan, spans):
+                good = [(done + i, c) for i, c in enumerate(clips) if isinstance(c, Tensor)]
+                skipped |= {done + i: c for i, c in enumerate(clips) if isinstance(c, str)}
+                if good:
+                    shown = torch.stack([c for _, c in good])
+                    features = encode(first.encoder, shown.flatten(0, 1), batch_size=BATCH, runtime=runtime)
+                    for (place, _), tokens in zip(good, features.unflatten(0, shown.shape[:2]), strict=True):
+                        for number in group:
+                            probabilities[number][place] = members[number].classifier.probabilities(tokens)
+                done += len(clips)
+                meter.show(turn * len(spans) + done)
+    if len(skipped) == len(spans):
+        raise VideoError(path, next(iter(skipped.values())))
+    ((_, classes, together),) = combined(members, probabilities, how)
+    return Timeline(path, video.duration, classes, tuple(spans), together, skipped)
+
+
+def window_spans(duration: float, window: float, stride: float) -> list[Span]:
+    """Windows over a video of `duration` s, each `window` s long and `stride` s after the one before.
+
+    The last one ends with the video, and so starts less than `stride` after the one before; a video that is shorter than
+    a window is one.
+    """
+    if duration <= window:
+        return [(0.0, duration)]
+    count = int((duration - window) / stride + 1e-6) + 1
+    spans = [(i * stride, i * stride + window) for i in range(count)]
+    if duration - spans[-1][1] > 1e-3:
+        spans.append((duration - window, duration))
+    return spans
+
+
+def clip_starts(video: Video, plan: ClipPlan, span: Span) -> list[float]:
+    """When the clips of a window start, s: spread from its start to its end, or, if a clip is longer, around its middle."""
+    length = (plan.spec.num_frames - 1) * plan.spec.seconds_per_frame(video) + 1 / video.fps
+    room = span[1] - span[0] - length
+    if plan.segments == 1 or room <= 0:
+        starts = [span[0] + room / 2] * plan.segments
+    else:
+        starts = [span[0] + room * i / (plan.segments - 1) for i in range(plan.segments)]
+    return [min(max(0.0, start), plan.spec.room(video)) for start in starts]
+
+
+def window_clips(video: Video, plan: ClipPlan, spans: Sequence[Span]) -> Iterator[list[Tensor | str]]:
+    """Of each window its clips, uint8 [V, 3, T, H, W], or why they cannot be read; several windows at a time.
+
+    Windows overlap: what several of them show is decoded once.
+    """
+    frame_bytes = video.frames([0]).frames.nbytes
+    clip_bytes = plan.segments * plan.spec.num_frames * frame_bytes
+    size = int(max(1, min(BATCH // plan.clips, READ_BYTES // clip_bytes)))
+    for first in range(0, len(spans), size):
+        wanted = [
+            [plan.spec.indices(video, start) for start in clip_starts(video, plan, span)]
+            for span in spans[first : first + size]
+        ]
+        try:
+            yield _read(video, plan, wanted)
+        except VideoError:  # somewhere in these windows: find out in which
+            yield [_read_one(video, plan, window) for window in wanted]
+
+
+def _read(video: Video, plan: ClipPlan, windows: Sequence[Sequence[NDArray[np.int64]]]) -> list[Tensor | str]:
+    """Clips of windows, each given as the frame numbers of its clips; every frame is decoded once."""
+    numbers = np.unique(np.concatenate([clip for window in windows for clip in window]))
+    frames = video.frames([int(i) for i in numbers]).frames
+
+    def views(clip: NDArray[np.int64]) -> list[Tensor]:
+        chosen = frames[np.searchsorted(numbers, clip)]
+        return eval_views(chosen, plan.size, plan.views, antialias=plan.antialias or video.is_image)
+
+    return [torch.stack([view for clip in window for view in views(clip)]) for window in windows]
+
+
+def _read_one(video: Video, plan: ClipPlan, window: Sequence[NDArray[np.int64]]) -> Tensor | str:
+    try:
+        return _read(video, plan, [window])[0]
+    except VideoError as error:
+        return error.reason
+
+
+def write_csv(path: Path, timelines: Sequence[Timeline]) -> None:
+    """One line for each window: path, start, end, the likeliest class, its probability, then the probability of each class.
+
+    The fields of a window that cannot be read are empty from the class on.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    classes = timelines[0].classes if timelines else ()
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "start", "end", "class", "probability", *(f"p({name})" for name in classes)])
+        for line in timelines:
+            for (start, end), label, shares in zip(line.spans, line.labels, line.probabilities, strict=True):
+                said = [] if label is None else [classes[label], *(f"{p:.6f}" for p in (shares[label], *shares))]
+                writer.writerow([line.path, f"{start:.3f}", f"{end:.3f}", *(said or [""] * (2 + len(classes)))])

@@ -1,0 +1,1 @@
+"""Pages, charts, cards and annotated videos."""

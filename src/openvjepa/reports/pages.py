@@ -1,0 +1,323 @@
+"""report.html: one file with nothing outside it, that a person can open, read on a telephone, and send on.
+
+A report is a list of sections; each function here makes one from plain arrays and dicts, and every text is escaped.
+Shapes: T frames, H x W px; N = t * h * w tokens of D channels; C classes.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from openvjepa.grid import TokenGrid
+from openvjepa.reports import charts as figures
+from openvjepa.weights.files import write_file
+
+# key of metrics.jsonl: (title, draw it smoothed). The order is the order in the report.
+CURVES: dict[str, tuple[str, bool]] = {
+    "loss": ("Loss", True),
+    "feature_std": ("Feature standard deviation", False),
+    "rankme": ("Effective rank of features (RankMe)", False),
+    "knn": ("Online kNN accuracy", False),
+    "lr": ("Learning rate", False),
+    "clips_per_s": ("Clips per second", True),
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it (HTML, escaped already)."""
+
+    title: str
+    body: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a probe says about one video.
+
+    `frames` uint8 [T, H, W, 3]; `probabilities` pairs each class name with 0..1, likeliest first; `truth` where known.
+    """
+
+    name: str
+    frames: NDArray[np.uint8]
+    probabilities: Sequence[tuple[str, float]]
+    truth: str | None = None
+
+
+def write_report(path: str | Path, title: str, sections: Sequence[Section], *, lead: str = "") -> Path:
+    """Write the sections as one HTML page; a file of that name is replaced only when the new one is complete.
+
+    Args:
+        path: the file.
+        title: heading of the page.
+        sections: in order.
+        lead: a paragraph under the heading (plain text).
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    contents = "".join(f'<a href="#s{i}">{html.escape(s.title)}</a>' for i, s in enumerate(sections))
+    body = "".join(
+        f'<section id="s{i}"><h2>{html.escape(s.title)}</h2>{s.body}</section>' for i, s in enumerate(sections)
+    )
+    page = (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><style>{_CSS}</style></head><body><main>'
+        f"<h1>{html.escape(title)}</h1>{paragraph(lead) if lead else ''}<nav>{contents}</nav>{body}"
+        "</main></body></html>\n"
+    )
+    return write_file(Path(path), page.encode())
+
+
+def paragraph(text: str) -> str:
+    """Plain text as an escaped paragraph."""
+    return f"<p>{html.escape(text)}</p>"
+
+
+def plain_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """An HTML table of plain texts; the first column names the rows."""
+    columns = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+    lines = (
+        f'<tr><th scope="row">{html.escape(name)}</th>{"".join(f"<td>{html.escape(cell)}</td>" for cell in cells)}</tr>'
+        for name, *cells in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{columns}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def training_curves(rows: Sequence[Mapping[str, Any]], *, title: str = "Training") -> Section:
+    """Loss and collapse monitors over the steps.
+
+    Args:
+        rows: of metrics.jsonl (`openvjepa.train.logs.read_metrics`); each holds `step` and any of the keys of CURVES.
+        title: heading.
+    """
+    charts = []
+    for key, (name, smooth) in CURVES.items():
+        points = [(row["step"], row[key]) for row in rows if "step" in row and _is_number(row.get(key))]
+        if len(points) > 1:
+            steps, values = zip(*points, strict=True)
+            charts.append(figures.line_chart(name, steps, {key: values}, smooth=smooth))
+    note = paragraph(
+        "The loss alone says little: it also falls when the encoder collapses and gives every clip the same features. "
+        "Healthy features keep their standard deviation and rank."
+    )
+    body = f'{note}<div class="charts">{"".join(charts)}</div>' if charts else paragraph("No metrics were recorded.")
+    return Section(title, body)
+
+
+def accuracy_table(
+    results: Mapping[str, Mapping[str, Mapping[str, float]]],
+    chance: Mapping[str, float],
+    *,
+    title: str = "Accuracy",
+    note: str = "Top-1 accuracy on the test split, in per cent. The mark in a cell is chance.",
+) -> Section:
+    """Test accuracy by label, features and probe, with the lead of the first features over the others.
+
+    Args:
+        results: label -> features -> probe -> top-1 in per cent. The first features are those the others are
+            compared with.
+        chance: label -> accuracy of a guess, per cent.
+        title: heading.
+        note: paragraph above the tables.
+    """
+    tables = [_accuracy_of_label(label, features, chance[label]) for label, features in results.items()]
+    return Section(title, paragraph(note) + "".join(tables))
+
+
+def _accuracy_of_label(label: str, features: Mapping[str, Mapping[str, float]], chance: float) -> str:
+    probes = list(dict.fromkeys(probe for row in features.values() for probe in row))
+    head = "".join(f'<th scope="col">{html.escape(probe)}</th>' for probe in probes)
+    rows = []
+    for name, row in features.items():
+        cells = "".join(_accuracy_cell(row.get(probe), chance) for probe in probes)
+        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
+    first, *others = features
+    for other in others:
+        cells = "".join(_difference_cell(features[first].get(p), features[other].get(p)) for p in probes)
+        rows.append(
+            f'<tr class="diff"><th scope="row">{html.escape(first)} &minus; {html.escape(other)}</th>{cells}</tr>'
+        )
+    caption = f"<caption><b>{html.escape(label)}</b> (chance {chance:.1f} %)</caption>"
+    return (
+        f'<div class="scroll"><table class="accuracy">{caption}<thead><tr><th scope="col">features</th>{head}</tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _accuracy_cell(value: float | None, chance: float) -> str:
+    if value is None:
+        return "<td>&ndash;</td>"
+    return f'<td class="bar" style="--v:{value:.1f}%;--c:{chance:.1f}%">{value:.1f}</td>'
+
+
+def _difference_cell(ours: float | None, theirs: float | None) -> str:
+    if ours is None or theirs is None:
+        return "<td>&ndash;</td>"
+    difference = round(ours - theirs, 1) + 0.0  # no minus before a zero
+    kind = "better" if difference > 0 else "worse" if difference < 0 else ""
+    return f'<td class="{kind}">{f"{difference:+.1f}".replace("-", "&minus;")}</td>'
+
+
+def confusion_matrices(
+    matrices: Mapping[str, tuple[ArrayLike, Sequence[str]]], *, title: str = "Confusion matrices"
+) -> Section:
+    """One picture per entry: name -> (counts [C, C] with rows true and columns predicted, C class names)."""
+    charts = [figures.confusion_chart(name, matrix, classes) for name, (matrix, classes) in matrices.items()]
+    note = paragraph("Rows are the true classes, columns the predicted ones; numbers are per cent of a row.")
+    return Section(title, f'{note}<div class="charts wide">{"".join(charts)}</div>')
+
+
+def feature_pca(
+    clips: Sequence[tuple[str, NDArray[np.uint8], Mapping[str, ArrayLike]]],
+    grid: TokenGrid,
+    *,
+    title: str = "Features over a clip",
+) -> Section:
+    """The features of each token as a colour, under the frames they belong to.
+
+    Args:
+        clips: (name, frames uint8 [T, H, W, 3] as the encoder saw them, encoder name -> features [N, D]).
+        grid: tokens of the clip; one frame is shown for each of its `t` steps.
+        title: heading.
+    """
+    blocks = []
+    for name, frames, features in clips:
+        shown = figures.enlarge(frames[np.linspace(0, len(frames) - 1, grid.t).round().astype(int)], 96)
+        side = max(shown.shape[1:3])
+        rows = [_strip_row("frames", figures.png(figures.strip(shown), f"{name}: {grid.t} frames"))]
+        for encoder, tokens in features.items():
+            colours = figures.enlarge(figures.pca_colours(tokens, grid), side)
+            picture = _fit(colours, shown.shape[1], shown.shape[2])
+            alt = f"{name}: features of the {encoder} encoder, similar features in similar colours"
+            rows.append(_strip_row(encoder, figures.png(figures.strip(picture), alt)))
+        blocks.append(
+            f'<figure><figcaption>{html.escape(name)}</figcaption><div class="scroll">{"".join(rows)}</div></figure>'
+        )
+    note = paragraph(
+        "Each token is coloured by the three main directions (PCA) of the features of its clip: tokens of like colour "
+        "have like features. The colours of two rows are not comparable."
+    )
+    return Section(title, note + "".join(blocks))
+
+
+def _strip_row(name: str, picture: str) -> str:
+    return f'<div class="strip"><span>{html.escape(name)}</span>{picture}</div>'
+
+
+def _fit(frames: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Frames [T, h, w, 3] in another size, nearest pixel."""
+    rows = np.arange(height) * frames.shape[1] // height
+    columns = np.arange(width) * frames.shape[2] // width
+    return frames[:, rows][:, :, columns]
+
+
+def predictions(items: Sequence[Prediction], *, title: str = "Predictions", frames: int = 6) -> Section:
+    """Frames of each video beside its likeliest classes.
+
+    Args:
+        items: the videos.
+        title: heading.
+        frames: how many are shown of each, evenly spaced.
+    """
+    cards = []
+    for item in items:
+        chosen = np.linspace(0, len(item.frames) - 1, min(frames, len(item.frames))).round().astype(int)
+        picture = figures.png(figures.strip(figures.enlarge(item.frames[chosen], 72)), f"frames of {item.name}")
+        bars = "".join(_probability_bar(name, share, item.truth) for name, share in item.probabilities)
+        verdict = ""
+        if item.truth is not None:
+            right = bool(item.probabilities) and item.probabilities[0][0] == item.truth
+            mark = '<b class="better">right</b>' if right else '<b class="worse">wrong</b>'
+            verdict = f" &middot; true: {html.escape(item.truth)} &middot; {mark}"
+        cards.append(
+            f'<figure class="card"><figcaption>{html.escape(item.name)}{verdict}</figcaption>'
+            f'<div class="scroll strip">{picture}</div><div class="bars">{bars}</div></figure>'
+        )
+    return Section(title, f'<div class="cards">{"".join(cards)}</div>')
+
+
+def _probability_bar(name: str, share: float, truth: str | None) -> str:
+    kind = ' class="true"' if name == truth else ""
+    return (
+        f'<div{kind}><span>{html.escape(name)}</span><span class="bar" style="--v:{100 * share:.1f}%">'
+        f"{100 * share:.1f} %</span></div>"
+    )
+
+
+def run_facts(facts: Mapping[str, Any], *, title: str = "The run") -> Section:
+    """What ran, where and how long, as a table; a value that is itself a mapping opens as indented text."""
+    rows = []
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            text = "\n".join(_lines(value))
+            cell = f"<details><summary>show</summary><pre>{html.escape(text)}</pre></details>"
+        else:
+            cell = html.escape(_short(value))
+        rows.append(f'<tr><th scope="row">{html.escape(str(name))}</th><td>{cell}</td></tr>')
+    return Section(title, f'<div class="scroll"><table class="facts"><tbody>{"".join(rows)}</tbody></table></div>')
+
+
+def _lines(values: Mapping[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name}: {_short(value)}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_CSS = """
+:root{--ink:#1b1f24;--soft:#5b6470;--line:#d8dee4;--page:#fff;--card:#f6f8fa;--fill:#bfdbfe;--good:#15803d;--bad:#b91c1c}
+@media (prefers-color-scheme:dark){:root{--ink:#e6e9ed;--soft:#98a2ae;--line:#353c45;--page:#14171b;--card:#1c2026;
+--fill:#1e4580;--good:#4ade80;--bad:#f87171}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--page);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
+main{max-width:1080px;margin:0 auto;padding:24px 16px 64px}
+h1{font-size:1.7rem;line-height:1.2;margin:.3em 0}
+h2{font-size:1.25rem;margin:2.2em 0 .5em;border-bottom:1px solid var(--line);padding-bottom:.25em}
+p{max-width:75ch;margin:.5em 0 1em}section>p{color:var(--soft)}
+nav{display:flex;flex-wrap:wrap;gap:.3em 1.2em;margin:1em 0}nav a{color:inherit}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:16px}
+.charts.wide{grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr))}
+svg.chart{width:100%;height:auto;max-width:640px;overflow:visible}
+.scroll{overflow-x:auto;max-width:100%}
+table{border-collapse:collapse;margin:0 0 1.5em;font-variant-numeric:tabular-nums}
+caption{text-align:left;padding:.3em 0}
+th,td{padding:.35em .8em;border-bottom:1px solid var(--line);text-align:right}
+th[scope=row],thead th:first-child,.facts td{text-align:left}
+th{font-weight:500}thead th{color:var(--soft)}
+.facts th{color:var(--soft);vertical-align:top}.facts td{overflow-wrap:anywhere}
+.accuracy td{min-width:7.5em}.diff th,.diff td{border-bottom-style:dotted}
+.better{color:var(--good)}.worse{color:var(--bad)}
+.bar{--m:var(--c,-9px);background-repeat:no-repeat;background-size:100% 76%;background-position:0 50%;background-image:
+linear-gradient(90deg,transparent calc(var(--m) - 1px),var(--ink) calc(var(--m) - 1px) calc(var(--m) + 1px),
+transparent calc(var(--m) + 1px)),linear-gradient(90deg,var(--fill) var(--v),transparent var(--v))}
+figure{margin:0 0 1.5em}figcaption{margin-bottom:.4em;overflow-wrap:anywhere}
+img{display:block;height:auto;image-rendering:pixelated}
+.strip{margin-bottom:4px}.strip span{display:block;color:var(--soft);font-size:.85rem}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(340px,100%),1fr));gap:16px}
+.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:12px;margin:0;min-width:0}
+.card img{max-width:100%}
+.bars>div{display:grid;grid-template-columns:minmax(6em,35%) 1fr;gap:8px;font-size:.9rem;margin-top:4px}
+.bars .bar{padding:0 .4em;border-radius:3px}.bars .true span:first-child{font-weight:700}
+pre{margin:.5em 0;font-size:.85rem;white-space:pre-wrap}summary{cursor:pointer}
+""".replace("\n", "")

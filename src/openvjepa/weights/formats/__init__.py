@@ -1,0 +1,1 @@
+"""Model files of others: Meta's, Hugging Face's, ONNX."""

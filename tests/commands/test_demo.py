@@ -1,0 +1,35 @@
+"""The demo, small: everything it promises is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from openvjepa.commands.demo import demo
+from openvjepa.errors import ConfigError
+from openvjepa.options import DemoConfig
+
+
+@pytest.mark.slow
+def test_small_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = DemoConfig(out=str(tmp_path / "demo"), steps=6, train=48, val=48, test=48, threads=1)
+    demo(config)
+    found = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert found["results"].keys() == {"motion", "appearance"}
+    for features in found["results"].values():
+        assert features.keys() == {"pretrained", "untrained", "pixels"}
+        for probes in features.values():
+            assert probes.keys() == {"linear", "attentive", "knn"}
+            assert all(0 <= top1 <= 100 for top1 in probes.values())
+    assert found["chance"] == {"motion": 12.5, "appearance": pytest.approx(100 / 6)}
+    assert found["seed"] == 0
+    assert found["seconds"]["total"] > 0
+    assert "torch" in found["versions"]
+    page = (tmp_path / "demo" / "report.html").read_text()
+    for part in ("Accuracy", "Predictions", "Features over a clip", "Confusion matrices", "Training", "The run"):
+        assert f">{part}</h2>" in page
+    assert "motion, pretrained" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="is not a demo"):
+        demo(DemoConfig(out=str(tmp_path)))
