@@ -28,13 +28,19 @@ from typing import Any
 import torch
 
 from openvjepa import __version__
-from openvjepa.commands.finetune import FinetuneConfig, finetune
+from openvjepa.commands.finetune import finetune
 from openvjepa.commands.pretrain import PretrainTask, pretrain
 from openvjepa.commands.probe import probe
-from openvjepa.config import MaskConfig, MaskingConfig, PretrainConfig
-from openvjepa.data.synthetic import ShapesConfig, make_shapes
-from openvjepa.options import ProbeConfig
-from openvjepa.presets import PRESETS
+from openvjepa.config import (
+    PRESETS,
+    FinetuneConfig,
+    MaskConfig,
+    MaskingConfig,
+    PretrainConfig,
+    ProbeConfig,
+    ShapesConfig,
+)
+from openvjepa.data.synthetic import make_shapes
 from openvjepa.weights.hub import save_model
 
 RESULTS = Path(__file__).parent / "results" / "comparison.json"

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from openvjepa.commands.finetune import FinetuneConfig, finetune
-from openvjepa.config import ModelConfig
-from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.commands.finetune import finetune
+from openvjepa.config import FinetuneConfig, ModelConfig, ShapesConfig
+from openvjepa.data.synthetic import make_shapes
 from openvjepa.finetuning import run as finetune_run
 from openvjepa.model.encoder import create_model
 from openvjepa.train.logs import read_metrics

@@ -41,17 +41,16 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from openvjepa.commands.pretrain import PretrainTask
-from openvjepa.config import PretrainConfig, from_mapping, to_mapping
+from openvjepa.config import PRESETS, PrepareConfig, PretrainConfig, ShapesConfig, from_mapping, to_mapping
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex, read_index, stratified_split
 from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
-from openvjepa.data.prepare import PrepareConfig, prepare
-from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.data.prepare import prepare
+from openvjepa.data.synthetic import make_shapes
 from openvjepa.data.transforms import normalize
 from openvjepa.features.encode import encode
 from openvjepa.model.encoder import Encoder, cut_tubelets
-from openvjepa.presets import PRESETS
 from openvjepa.probing.heads import Recipe
 from openvjepa.probing.outcomes import KINDS, probe_features
 from openvjepa.train.distributed import Runtime, make_runtime

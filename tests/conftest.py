@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from openvjepa.config import ModelConfig
-from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.config import ModelConfig, ShapesConfig
+from openvjepa.data.synthetic import make_shapes
 from openvjepa.model.encoder import Encoder, create_model
 from openvjepa.weights.hub import save_model
 

@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from openvjepa import cli
-from openvjepa.config import ModelConfig, PretrainConfig, to_yaml
+from openvjepa.config import PRESETS, DemoConfig, ModelConfig, PretrainConfig, to_yaml
 from openvjepa.errors import ConfigError, DataError
-from openvjepa.options import DemoConfig
-from openvjepa.presets import PRESETS
 from openvjepa.verbs import find
 
 

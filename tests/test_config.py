@@ -8,6 +8,7 @@ import pytest
 
 from openvjepa.config import (
     ENCODER_SIZES,
+    PRESETS,
     DataConfig,
     ModelConfig,
     PretrainConfig,
@@ -18,7 +19,6 @@ from openvjepa.config import (
 )
 from openvjepa.errors import ConfigError
 from openvjepa.grid import TokenGrid
-from openvjepa.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -1,26 +1,31 @@
 from .commands.embed import embed
-from .commands.evaluate import EvaluateConfig, evaluate
-from .commands.finetune import FinetuneConfig, finetune
+from .commands.evaluate import evaluate
+from .commands.finetune import finetune
 from .commands.predict import predict
 from .commands.pretrain import pretrain
 from .commands.probe import probe
 from .config import (
     DataConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    FinetuneConfig,
     MaskConfig,
     MaskingConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimConfig,
+    PredictConfig,
     PretrainConfig,
+    ProbeConfig,
+    ShapesConfig,
     TrainConfig,
 )
 from .data.clips import read_clip
 from .data.index import VideoIndex, VideoRecord, read_index
-from .data.synthetic import ShapesConfig, make_shapes
+from .data.synthetic import make_shapes
 from .errors import CheckpointError, ConfigError, DataError, OpenVJEPAError, VideoError
 from .features.encode import encode
 from .model.encoder import create_model
-from .options import EmbedConfig, PredictConfig, ProbeConfig
 from .version import __version__
 from .weights.hub import LoadedModel, load_model, save_model
 from .weights.probes import load_probe

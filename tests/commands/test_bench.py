@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from openvjepa import cli
-from openvjepa.bench.measure import BenchConfig, machine, measure_inference, new_encoder, product_rate, random_batch
+from openvjepa.bench.measure import machine, measure_inference, new_encoder, product_rate, random_batch
 from openvjepa.commands import bench as task
-from openvjepa.config import ModelConfig
+from openvjepa.config import BenchConfig, ModelConfig
 from openvjepa.errors import ConfigError
 from openvjepa.model.flops import encoder_flops
 

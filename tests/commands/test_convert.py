@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from openvjepa.cli import main
-from openvjepa.commands.convert import ConvertConfig, convert, write_meta, write_own
-from openvjepa.config import ModelConfig
+from openvjepa.commands.convert import convert, write_meta, write_own
+from openvjepa.config import ConvertConfig, ModelConfig
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.model.action import ActionPredictor
 from openvjepa.model.encoder import Encoder

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from openvjepa.commands.demo import demo
+from openvjepa.config import DemoConfig
 from openvjepa.errors import ConfigError
-from openvjepa.options import DemoConfig
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from openvjepa.commands import embed as subject
 from openvjepa.commands.embed import EmbedResult, embed
 from openvjepa.commands.predict import predict
 from openvjepa.commands.probe import probe
-from openvjepa.config import ModelConfig
+from openvjepa.config import EmbedConfig, ModelConfig, PredictConfig, ProbeConfig
 from openvjepa.data.clips import ClipSpec, read_clip
 from openvjepa.data.index import read_index
 from openvjepa.data.loader import EvalClips
@@ -33,7 +33,6 @@ from openvjepa.features.encode import EncodeSettings, cache_key
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.inference.classifier import load_classifier
 from openvjepa.model.encoder import Encoder, create_model
-from openvjepa.options import EmbedConfig, PredictConfig, ProbeConfig
 from openvjepa.train.distributed import Runtime
 from openvjepa.weights.hub import load_model, save_model
 

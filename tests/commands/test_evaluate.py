@@ -15,10 +15,11 @@ import torch
 from sklearn import metrics
 
 from openvjepa.cli import main
-from openvjepa.commands.evaluate import EvaluateConfig, EvaluateResult, evaluate
-from openvjepa.commands.finetune import FinetuneConfig, finetune
+from openvjepa.commands.evaluate import EvaluateResult, evaluate
+from openvjepa.commands.finetune import finetune
 from openvjepa.commands.predict import predict
 from openvjepa.commands.probe import ProbeResult, probe
+from openvjepa.config import EvaluateConfig, FinetuneConfig, PredictConfig, ProbeConfig
 from openvjepa.data.clips import read_clip
 from openvjepa.data.index import VideoRecord, read_index
 from openvjepa.data.transforms import eval_views, normalize
@@ -27,7 +28,6 @@ from openvjepa.inference.classifier import VideoClassifier, load_classifier, sav
 from openvjepa.inference.ensemble import combine, in_order, load_members
 from openvjepa.metrics import reliability, score
 from openvjepa.model.encoder import Encoder
-from openvjepa.options import PredictConfig, ProbeConfig
 from openvjepa.weights.hub import save_model
 
 

@@ -15,15 +15,14 @@ import yaml
 from torch import Tensor
 
 from openvjepa.cli import main
-from openvjepa.commands.export import ExportConfig, export
+from openvjepa.commands.export import export
 from openvjepa.commands.probe import probe as run_probe
-from openvjepa.config import ModelConfig
+from openvjepa.config import ExportConfig, ModelConfig, ProbeConfig
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier
 from openvjepa.model.predictor import Predictor
-from openvjepa.options import ProbeConfig
 from openvjepa.weights.formats import hf
 from openvjepa.weights.formats import onnx as onnx_model
 from openvjepa.weights.hub import load_model, save_model

@@ -13,10 +13,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from openvjepa.commands.export import ExportConfig, export
-from openvjepa.commands.finetune import PRESETS, FinetuneConfig, FinetuneResult, finetune
+from openvjepa.commands.export import export
+from openvjepa.commands.finetune import FinetuneResult, finetune
 from openvjepa.commands.predict import predict
-from openvjepa.config import ModelConfig, OptimConfig, TrainConfig, read_yaml
+from openvjepa.config import FINETUNE_PRESETS as PRESETS
+from openvjepa.config import (
+    ExportConfig,
+    FinetuneConfig,
+    ModelConfig,
+    OptimConfig,
+    PredictConfig,
+    TrainConfig,
+    read_yaml,
+)
 from openvjepa.data.augment import Augmentation
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.splits import read_splits
@@ -28,7 +37,6 @@ from openvjepa.finetuning.task import FinetuneTask, balanced_weights
 from openvjepa.model.adapters import layer_groups, merge_lora, set_trainable
 from openvjepa.model.encoder import Encoder, create_model
 from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier
-from openvjepa.options import PredictConfig
 from openvjepa.train.distributed import make_runtime
 from openvjepa.train.optim import make_optimizer, set_schedules
 from openvjepa.train.trainer import fit

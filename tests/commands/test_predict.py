@@ -13,13 +13,13 @@ import torch
 
 from openvjepa.commands.predict import Prediction, predict
 from openvjepa.commands.probe import ProbeResult, probe
+from openvjepa.config import PredictConfig, ProbeConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import read_index
 from openvjepa.data.loader import EvalClips
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.inference.classifier import load_classifier
-from openvjepa.options import PredictConfig, ProbeConfig
 from openvjepa.weights.files import read_tensors, write_tensors
 from openvjepa.weights.hub import WEIGHTS
 

@@ -21,10 +21,11 @@ from openvjepa.config import (
     ModelConfig,
     ObjectiveConfig,
     PretrainConfig,
+    ShapesConfig,
     TrainConfig,
     to_yaml,
 )
-from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.data.synthetic import make_shapes
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.train.checkpoint import list_checkpoints, load_checkpoint
 from openvjepa.train.logs import read_metrics

@@ -14,6 +14,7 @@ from PIL import Image
 
 from openvjepa.commands.pretrain import PretrainTask, pretrain
 from openvjepa.config import (
+    PRESETS,
     DataConfig,
     MaskConfig,
     MaskingConfig,
@@ -21,11 +22,11 @@ from openvjepa.config import (
     ObjectiveConfig,
     OptimConfig,
     PretrainConfig,
+    ShapesConfig,
     TrainConfig,
 )
-from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.data.synthetic import make_shapes
 from openvjepa.errors import CheckpointError, ConfigError, DataError
-from openvjepa.presets import PRESETS
 from openvjepa.train.checkpoint import list_checkpoints, load_checkpoint
 from openvjepa.train.logs import read_metrics
 from openvjepa.weights.hub import load_model, save_model

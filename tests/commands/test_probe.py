@@ -18,16 +18,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from openvjepa.commands.evaluate import EvaluateConfig, evaluate
+from openvjepa.commands.evaluate import evaluate
 from openvjepa.commands.predict import predict
 from openvjepa.commands.probe import ProbeResult, probe, probe_features
-from openvjepa.config import read_yaml
+from openvjepa.config import EvaluateConfig, PredictConfig, ProbeConfig, read_yaml
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.splits import read_splits
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import AttentiveClassifier
-from openvjepa.options import PredictConfig, ProbeConfig
 from openvjepa.probing import heads as subject
 from openvjepa.probing.heads import (
     Recipe,

@@ -10,8 +10,9 @@ import av
 import pytest
 from rich.console import Console
 
+from openvjepa.config import ShapesConfig
 from openvjepa.data.index import check_index, read_index, stratified_split
-from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.data.synthetic import make_shapes
 from openvjepa.errors import DataError
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from openvjepa.config import DataConfig, MaskConfig, MaskingConfig, ModelConfig
+from openvjepa.config import DataConfig, MaskConfig, MaskingConfig, ModelConfig, ShapesConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
-from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.data.synthetic import make_shapes
 from openvjepa.errors import ConfigError, DataError
 
 DAMAGED = Path(__file__).parents[1] / "fixtures/damaged/h264.mp4"

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from openvjepa.config import DataConfig, MaskingConfig, ModelConfig
+from openvjepa.config import DataConfig, MaskingConfig, ModelConfig, PrepareConfig
 from openvjepa.data import prepare as module
 from openvjepa.data.index import read_index
 from openvjepa.data.loader import PretrainBatches
-from openvjepa.data.prepare import PrepareConfig, PrepareReport, prepare
+from openvjepa.data.prepare import PrepareReport, prepare
 from openvjepa.data.synthetic import write_video
 from openvjepa.data.transcode import copy_video
 from openvjepa.data.video import open_video

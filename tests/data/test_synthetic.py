@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from openvjepa.config import ShapesConfig
 from openvjepa.data.index import read_index
-from openvjepa.data.synthetic import MOTIONS, SHAPES, ShapesConfig, make_shapes, render_shape
+from openvjepa.data.synthetic import MOTIONS, SHAPES, make_shapes, render_shape
 from openvjepa.data.video import open_video
 from openvjepa.errors import ConfigError, DataError
 

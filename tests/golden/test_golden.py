@@ -16,9 +16,8 @@ import pytest
 from PIL import Image
 
 from openvjepa.commands.pretrain import pretrain
-from openvjepa.config import PretrainConfig
-from openvjepa.data.synthetic import ShapesConfig, make_shapes
-from openvjepa.presets import PRESETS
+from openvjepa.config import PRESETS, PretrainConfig, ShapesConfig
+from openvjepa.data.synthetic import make_shapes
 from openvjepa.train.logs import read_metrics
 
 RECORD = Path(__file__).with_name("losses.json")

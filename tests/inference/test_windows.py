@@ -16,7 +16,7 @@ import torch
 
 from openvjepa.commands.predict import Prediction, predict
 from openvjepa.commands.probe import probe
-from openvjepa.config import ModelConfig
+from openvjepa.config import ModelConfig, PredictConfig, ProbeConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.transforms import eval_views
 from openvjepa.data.video import Video, open_video
@@ -25,7 +25,6 @@ from openvjepa.features.sampling import ClipPlan
 from openvjepa.inference.ensemble import load_members
 from openvjepa.inference.windows import Scene, Timeline, clip_starts, window_clips, window_spans
 from openvjepa.model.encoder import create_model
-from openvjepa.options import PredictConfig, ProbeConfig
 from openvjepa.reports.video import caption, main_colours
 from openvjepa.weights.hub import save_model
 

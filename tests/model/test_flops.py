@@ -7,13 +7,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from openvjepa.config import ModelConfig, ObjectiveConfig
+from openvjepa.config import PRESETS, ModelConfig, ObjectiveConfig
 from openvjepa.data.masks import sample_masks
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.flops import encoder_flops, predictor_flops, step_flops
 from openvjepa.model.jepa import JEPA
 from openvjepa.model.predictor import Predictor
-from openvjepa.presets import PRESETS
 
 SMALL = ModelConfig(arch="vit_femto", img_size=64, num_frames=8, predictor_embed_dim=48, predictor_depth=3)
 IDS = [torch.arange(n)[None] for n in (24, 40)]  # context and predicted, of 64

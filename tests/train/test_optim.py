@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from openvjepa.config import OptimConfig
-from openvjepa.presets import PRESETS
+from openvjepa.config import PRESETS, OptimConfig
 from openvjepa.train.optim import (
     context_coeff,
     ema_momentum,

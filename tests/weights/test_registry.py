@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from openvjepa.config import ModelConfig
+from openvjepa.config import PRESETS, ModelConfig
 from openvjepa.model.action import ActionPredictor
 from openvjepa.model.encoder import Encoder
-from openvjepa.presets import PRESETS
 from openvjepa.weights.formats.meta import infer_config
 from openvjepa.weights.registry import ModelInfo, find, list_models, of_file, suggest
 

@@ -11,26 +11,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from openvjepa.commands.pretrain import PretrainTask
 from openvjepa.config import (
-    ENCODER_SIZES,
+    BenchConfig,
     DataConfig,
     MaskingConfig,
     ModelConfig,
     PretrainConfig,
+    ShapesConfig,
     TrainConfig,
     to_mapping,
 )
 from openvjepa.data.clips import read_clip
 from openvjepa.data.loader import PretrainBatches, PretrainLoader, worker_count
-from openvjepa.data.synthetic import ShapesConfig, make_shapes
-from openvjepa.errors import ConfigError
+from openvjepa.data.synthetic import make_shapes
 from openvjepa.model.encoder import Encoder, create_model
 from openvjepa.model.flops import encoder_flops, step_flops
 from openvjepa.model.kernels import describe
@@ -41,35 +40,6 @@ from openvjepa.version import __version__
 
 MASKS = ((416, 968), (48, 1232))
 """(context, predicted) tokens of the step that is timed: typical draws of V-JEPA 1's two masks on 16 frames of 224 px."""
-
-
-@dataclass(frozen=True)
-class BenchConfig:
-    """`vjepa bench`: what to measure."""
-
-    models: tuple[str, ...] = ("vit_tiny", "vit_small", "vit_base", "vit_large")
-    """Encoder sizes, on clips of 16 frames of 224 px."""
-    quick: bool = False
-    """Less than a minute: only the first model, few repetitions."""
-    batch_size: int | None = None
-    """Clips in a training step; None: 8 on a GPU, else 4 for the two smallest models and 1 for larger ones (quick: 2)."""
-    out: str | None = None
-    """JSON file to write."""
-    device: str = "auto"
-    """auto, cpu, cuda, mps."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the hardware has it."""
-    compile: bool = False
-    """Compile the transformer blocks of the training step, as `pretrain` does with train.compile."""
-    threads: int | None = None
-    """CPU threads of the model; None: torch's choice."""
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.models if name not in ENCODER_SIZES]
-        if unknown or not self.models:
-            raise ConfigError(f"models {unknown}: choose from {', '.join(ENCODER_SIZES)}")
-        if min(n for n in (self.batch_size, self.threads, 1) if n is not None) < 1:
-            raise ConfigError("batch_size and threads must be at least 1")
 
 
 def machine() -> dict[str, Any]:

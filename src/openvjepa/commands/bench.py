@@ -15,14 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from openvjepa.bench.measure import (
-    BenchConfig,
-    machine,
-    measure_data,
-    measure_inference,
-    measure_peak,
-    measure_step,
-)
+from openvjepa.bench.measure import machine, measure_data, measure_inference, measure_peak, measure_step
+from openvjepa.config import BenchConfig
 from openvjepa.train.distributed import choose_device, choose_dtype
 from openvjepa.weights.files import write_file
 

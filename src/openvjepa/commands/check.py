@@ -7,8 +7,8 @@ import sys
 
 from rich.console import Console
 
+from openvjepa.config import CheckConfig
 from openvjepa.data.index import CheckReport, check_index
-from openvjepa.options import CheckConfig
 
 
 def check(config: CheckConfig) -> CheckReport:

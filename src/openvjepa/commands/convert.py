@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
 from torch import nn
 
-from openvjepa.config import to_mapping
+from openvjepa.config import ConvertConfig, to_mapping
 from openvjepa.errors import ConfigError
 from openvjepa.model.pooler import PROBE_EPS, AttentiveClassifier
 from openvjepa.weights.files import whole_file
@@ -25,25 +24,6 @@ CARD = "README.md"
 OUTPUTS = (
     WEIGHTS, SETTINGS, hf.SETTINGS, hf.INDEX, hf.PREPROCESSOR, CARD, "model.onnx", "model.onnx.data", "model.json"
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ConvertConfig:
-    """Everything `vjepa convert` does."""
-
-    source: str
-    """A name that `vjepa models` lists, a checkpoint file, a Hugging Face folder or id, or a run folder."""
-    out: str
-    """meta: the file to write (NAME.pt or NAME.pth.tar; a probe goes to NAME-probe.pt beside it); else the folder."""
-    to: Literal["meta", "hf", "openvjepa"]
-    """meta: the layout of Meta's checkpoints. hf: a folder for transformers (`vjepa export` also tries it and adds a model
-    card). openvjepa: a folder of ours."""
-    probe: str | None = None
-    """File of an attentive probe that belongs to the model, or of a published model the name of its probe."""
-    geometry: str = ""
-    """What a file of a model of your own does not hold, or shall be another: "num_heads: 3, num_frames: 8, img_size: 64"."""
-    overwrite: bool = False
-    """Replace what is there."""
 
 
 def convert(config: ConvertConfig) -> tuple[Path, ...]:

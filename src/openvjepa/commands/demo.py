@@ -22,17 +22,16 @@ from torch import Tensor
 from openvjepa.commands.predict import Prediction, predict
 from openvjepa.commands.pretrain import PretrainTask, pretrain
 from openvjepa.commands.probe import Outcome, probe, probe_features, versions
-from openvjepa.config import PretrainConfig, to_mapping
+from openvjepa.config import DemoConfig, PredictConfig, PretrainConfig, ProbeConfig, ShapesConfig, to_mapping
+from openvjepa.config.presets import demo as demo_preset
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.loader import EvalClips
-from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.data.synthetic import make_shapes
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import ConfigError, OpenVJEPAError
 from openvjepa.features.encode import encode
 from openvjepa.model.encoder import cut_tubelets
-from openvjepa.options import DemoConfig, PredictConfig, ProbeConfig
-from openvjepa.presets import demo as demo_preset
 from openvjepa.reports import pages as report
 from openvjepa.train.logs import read_metrics
 from openvjepa.weights.files import write_file

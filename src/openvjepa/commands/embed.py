@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from openvjepa.config import TrainConfig, to_mapping
+from openvjepa.config import EmbedConfig, TrainConfig, to_mapping
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.errors import ConfigError, DataError
@@ -21,7 +21,6 @@ from openvjepa.features.sampling import ClipPlan, clip_rate, plan_for
 from openvjepa.features.store import Entry, Journal
 from openvjepa.grid import TokenGrid
 from openvjepa.model.encoder import Encoder
-from openvjepa.options import EmbedConfig
 from openvjepa.train.distributed import make_runtime
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import LoadedModel, load_model

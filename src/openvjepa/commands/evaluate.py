@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -16,13 +16,12 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from openvjepa.commands.probe import versions
-from openvjepa.config import TrainConfig, to_mapping
+from openvjepa.config import Combine, EvaluateConfig, TrainConfig, to_mapping
 from openvjepa.data.index import VideoIndex
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.inference.ensemble import (
     Answers,
-    Combine,
     Member,
     Probabilities,
     ask,
@@ -33,60 +32,13 @@ from openvjepa.inference.ensemble import (
     passes,
     to_device,
 )
-from openvjepa.inference.labelled import Split, check_labels, videos_for
+from openvjepa.inference.labelled import check_labels, videos_for
 from openvjepa.metrics import Scores, score
 from openvjepa.probing.heads import Labels
 from openvjepa.train.distributed import make_runtime
 from openvjepa.weights.files import whole_file, write_file
 
 RUN_FILES = ("results.json", "report.html", "predictions.csv")
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Everything `vjepa evaluate` does."""
-
-    runs: tuple[str, ...] = ()
-    """Run folders of `vjepa probe` or `vjepa finetune`, or models that come with a classifier (a Hugging Face folder or id);
-    after them, unless data is given, the labelled videos: a folder, list or CSV file."""
-    data: str | None = None
-    """Labelled videos; None: what stands last among the runs."""
-    out: str = "runs/evaluate"
-    """Folder for results.json, report.html and predictions.csv."""
-    label: str | None = None
-    """Column of a CSV that holds the label; None: the column `label`, or the only one there is."""
-    split: Split = "auto"
-    """Videos to look at. auto: those that are marked as test, or else all but those that a run was trained on or chosen with."""
-    combine: Combine | None = None
-    """How several runs are combined: mean of their softmax, or votes. None: mean, if they know the same classes."""
-    segments: int | None = None
-    """Clips along a video; None: as many as each run was evaluated with. More cost more."""
-    views: int | None = None
-    """Crops along the longer side of each clip; None: as many as each run was evaluated with. More cost more."""
-    frame_step: int | None = None
-    """Every n-th frame of the video; None, and fps None too: as each run was evaluated with, else 4."""
-    fps: float | None = None
-    """Frames per second of a clip, by time; not together with frame_step."""
-    batch_size: int = 32
-    """Clips in one pass of the encoder."""
-    json: bool = False
-    """Print JSON, for programs."""
-    device: str = "auto"
-    """auto, cpu, cuda, mps."""
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """auto: bf16 autocast where the hardware has it."""
-    threads: int | None = None
-    """CPU threads of the model; None: torch's choice."""
-    workers: int | None = None
-    """Processes that load data; None: one fewer than the cores, at most 8."""
-    overwrite: bool = False
-    """Replace an earlier evaluation in the folder."""
-
-    def __post_init__(self) -> None:
-        if any(value is not None and value < 1 for value in (self.segments, self.views, self.batch_size)):
-            raise ConfigError("segments, views and batch_size must be at least 1")
-        if self.frame_step is not None and self.fps is not None:
-            raise ConfigError("give frame_step or fps, not both")
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from openvjepa.commands.convert import CARD, check_folder, clear_folder, parse_geometry
+from openvjepa.config import ExportConfig
 from openvjepa.errors import CheckpointError
 from openvjepa.model.layers import ENCODER_EPS
 from openvjepa.reports.model_card import model_card, read_results
@@ -23,24 +24,6 @@ from openvjepa.weights.hub import LoadedModel, load_model
 
 TOLERANCE = 1e-5
 """Largest difference of transformers' numbers to ours, in units of the largest of them where that is above 1."""
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """Everything `vjepa export` does."""
-
-    model: str
-    """A name that `vjepa models` lists, a checkpoint file, a Hugging Face folder or id, or a run folder."""
-    out: str
-    """The folder to write."""
-    to: Literal["hf", "onnx"]
-    """hf: a folder for transformers, with a model card. onnx: model.onnx with model.json, which says what goes in and out."""
-    probe: str | None = None
-    """File of an attentive probe that belongs to the model, or of a published model the name of its probe."""
-    geometry: str = ""
-    """What a file of a model of your own does not hold, or shall be another: "num_heads: 3, num_frames: 8, img_size: 64"."""
-    overwrite: bool = False
-    """Replace what is there."""
 
 
 def export(config: ExportConfig) -> Path:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from openvjepa.config import ModelConfig
+from openvjepa.config import ModelConfig, ModelsConfig
 from openvjepa.errors import ConfigError
 from openvjepa.weights.download import cached_hf, cached_url
 from openvjepa.weights.registry import ModelInfo, find, list_models, suggest
@@ -22,16 +22,6 @@ PROCESS_GB = 0.35
 """Python, torch and a clip's pixels."""
 SLACK = 1.6
 """Measured activations over those of the widest moment: attention's copies, and memory not given back at once."""
-
-
-@dataclass(frozen=True)
-class ModelsConfig:
-    """Everything `vjepa models` does."""
-
-    name: str | None = None
-    """A model, for all there is to know about it; None: one line for each."""
-    json: bool = False
-    """Print JSON, for programs."""
 
 
 @dataclass(frozen=True)

@@ -13,22 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from openvjepa.config import TrainConfig
+from openvjepa.config import Combine, PredictConfig, TrainConfig
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.features.encode import EncodeSettings
-from openvjepa.inference.ensemble import (
-    Combine,
-    Member,
-    Probabilities,
-    ask,
-    check_combinable,
-    combined,
-    load_members,
-    to_device,
-)
+from openvjepa.inference.ensemble import Member, Probabilities, ask, check_combinable, combined, load_members, to_device
 from openvjepa.inference.windows import Timeline, follow, write_csv
-from openvjepa.options import PredictConfig
 from openvjepa.train.distributed import Runtime, make_runtime
 from openvjepa.weights import registry
 from openvjepa.weights.hub import HF_SETTINGS, SETTINGS

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from openvjepa.config import TrainConfig, to_mapping, to_yaml
+from openvjepa.config import ProbeConfig, TrainConfig, to_mapping, to_yaml
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.splits import check_splits, read_splits
@@ -26,7 +26,6 @@ from openvjepa.features.sampling import ClipPlan, clip_rate, plan_for
 from openvjepa.inference.classifier import VideoClassifier, save_classifier
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier, probe_eps
-from openvjepa.options import ProbeConfig
 from openvjepa.probing.heads import Features, Labels, OnEpoch, Recipe
 from openvjepa.probing.low_shot import Share, label_efficiency
 from openvjepa.probing.low_shot import render as render_shares

@@ -22,41 +22,18 @@ from typing import Any
 from rich.progress import track
 
 from openvjepa.atomic import replacing
+from openvjepa.config import PrepareConfig
 from openvjepa.data import video as reader
 from openvjepa.data.cores import usable_cores
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.transcode import Facts, copy_picture, copy_video
 from openvjepa.data.video import MEDIA_EXTENSIONS
-from openvjepa.errors import ConfigError, DataError, VideoError
+from openvjepa.errors import DataError, VideoError
 
 INDEX, ERRORS, JOURNAL = "index.csv", "errors.csv", "prepare.jsonl"
 _MOST_WORKERS = 61  # Windows cannot wait for more processes
 _MOST_REASONS = 10  # in the summary; all are in errors.csv
-
-
-@dataclass(frozen=True)
-class PrepareConfig:
-    """`vjepa data prepare`: which videos, and what their copies are like."""
-
-    source: str
-    """Folder, list or CSV file of videos."""
-    out: str
-    """Folder for the copies and their index.csv, apart from the originals."""
-    short_side: int = 256
-    """Height or width of a copy, whichever is less, px (even); a smaller video keeps its size."""
-    gop: int = 12
-    """Frames from one key frame to the next, at most."""
-    crf: int = 23
-    """Loss of quality, 0 to 51: 18 is hardly seen, and 6 more halve the size of the files."""
-    workers: int | None = None
-    """Processes; None: one per core."""
-
-    def __post_init__(self) -> None:
-        if self.short_side < 16 or self.short_side % 2:
-            raise ConfigError(f"short_side {self.short_side} px: choose an even number of at least 16")
-        if self.gop < 1 or not 0 <= self.crf <= 51 or (self.workers is not None and self.workers < 1):
-            raise ConfigError("gop and workers must be at least 1, and crf must lie in 0..51")
 
 
 @dataclass(frozen=True)

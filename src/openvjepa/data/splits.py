@@ -6,9 +6,9 @@ import os
 from collections import Counter
 from dataclasses import replace
 
+from openvjepa.config import ProbeConfig
 from openvjepa.data.index import VideoIndex, read_index, sorted_classes, stratified_split
 from openvjepa.errors import ConfigError, DataError
-from openvjepa.options import ProbeConfig
 
 
 def read_splits(config: ProbeConfig) -> dict[str, VideoIndex]:

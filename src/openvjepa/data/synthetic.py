@@ -20,8 +20,9 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from openvjepa.config import ShapesConfig
 from openvjepa.data.cores import usable_cores
-from openvjepa.errors import ConfigError, DataError
+from openvjepa.errors import DataError
 
 # name: (velocity right, velocity down, turns, growth) per clip; velocities in shares of the frame, growth as log2 of the size.
 MOTIONS: dict[str, tuple[float, float, float, float]] = {
@@ -60,42 +61,6 @@ SHAPES = {
     "cross": (_cross, 0.0),
     "ring": (np.ones_like, 0.6),
 }
-
-
-@dataclass(frozen=True)
-class ShapesConfig:
-    """`vjepa data make-shapes`: how many videos of moving shapes, how large, how hard."""
-
-    out: str = "shapes"
-    """Folder to write: videos/*.mp4 and index.csv (path, motion, appearance, split)."""
-    train: int = 480
-    """Videos of the split train."""
-    val: int = 96
-    """Videos of the split val."""
-    test: int = 192
-    """Videos of the split test."""
-    size: int = 64
-    """Height and width, px (even)."""
-    frames: int = 16
-    """Frames in a video."""
-    fps: int = 8
-    """Frames per second."""
-    texture: float = 0.0
-    """Contrast of a fixed fine texture on the background, 0 to 1."""
-    clutter: int = 0
-    """Small still shapes strewn over the background."""
-    seed: int = 0
-    """The videos follow from it."""
-
-    def __post_init__(self) -> None:
-        if self.size < 16 or self.size % 2:
-            raise ConfigError(f"size {self.size} px: choose an even number of at least 16")
-        if min(self.train, self.val, self.test) < 0 or self.train + self.val + self.test < 1 or self.frames < 1:
-            raise ConfigError(
-                "train, val, test and frames must not be negative, and there must be at least one video and frame"
-            )
-        if not 0 <= self.texture <= 1 or self.clutter < 0 or self.fps < 1:
-            raise ConfigError("texture must lie in 0..1, clutter must not be negative, fps must be at least 1")
 
 
 def render_shape(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from openvjepa.commands.probe import versions
 from openvjepa.config import OptimConfig, TrainConfig, to_mapping, to_yaml
+from openvjepa.data.augment import Augmentation
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.loader import Batch
@@ -42,7 +43,7 @@ from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import LoadedModel
 
 if TYPE_CHECKING:
-    from openvjepa.commands.finetune import FinetuneConfig
+    from openvjepa.config import FinetuneConfig
 
 EPOCHS, LEAST_STEPS = 20, 600  # where the number of epochs is left open; on 100 videos, 300 steps are too few
 ENCODER_LR, LORA_LR = 1 / 30, 1 / 3  # over the learning rate of the classifier
@@ -191,7 +192,8 @@ class FinetuneRun:
             labels = self.labels["train"]
             return feature_batches(self.features["train"], labels, order, size=size, first=first, end=end)
         index, plan = self.splits["train"], self.plans["train"]
-        clips = ClipBatches(index, plan, order, size, config.augmentation, config.hflip, config.mixup)
+        augmentation = Augmentation(config.randaugment, config.erasing)
+        clips = ClipBatches(index, plan, order, size, augmentation, config.hflip, config.mixup)
         return clips.batches(first, end, workers=config.workers, pin_memory=self.runtime.device.type == "cuda")
 
     def _probabilities(self, split: str) -> NDArray[np.float64]:

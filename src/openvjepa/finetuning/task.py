@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from openvjepa.config import Head
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import DataError
@@ -29,8 +30,6 @@ from openvjepa.probing.heads import Labels, accuracy, average_softmax, grid_logi
 from openvjepa.train.distributed import Runtime
 from openvjepa.weights.hub import LoadedModel
 from openvjepa.weights.probes import Probe
-
-Head = Literal["attentive", "linear"]
 
 
 def make_head(model: LoadedModel, kind: Head, depth: int, classes: tuple[str, ...], *, new: bool) -> tuple[Probe, str]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openvjepa.config import to_yaml
+from openvjepa.config import Combine, to_yaml
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex, VideoRecord
@@ -23,7 +22,6 @@ from openvjepa.inference.classifier import VideoClassifier, load_classifier
 from openvjepa.train.distributed import Runtime
 from openvjepa.weights.files import weights_digest
 
-Combine = Literal["mean", "vote"]
 Probabilities = NDArray[np.float64]
 
 _TIE_BREAK = (

@@ -6,17 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import yaml
 
+from openvjepa.config import ProbeConfig, Split
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.splits import read_splits
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.inference.ensemble import Member
-from openvjepa.options import ProbeConfig
-
-Split = Literal["auto", "train", "val", "test", "all"]
 
 
 def videos_for(runs: Sequence[str], data: str, *, label: str | None, split: Split) -> tuple[VideoIndex, int]:

@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from openvjepa.config import Combine
 from openvjepa.data.cores import usable_cores
 from openvjepa.data.transforms import eval_views
 from openvjepa.data.video import Video, open_video
 from openvjepa.errors import VideoError
 from openvjepa.features.encode import encode
 from openvjepa.features.sampling import ClipPlan
-from openvjepa.inference.ensemble import Combine, Member, Probabilities, combined, passes
+from openvjepa.inference.ensemble import Member, Probabilities, combined, passes
 from openvjepa.progress import Meter
 from openvjepa.train.distributed import Runtime
 from openvjepa.weights.files import whole_file

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
+from openvjepa.config import Tune
 from openvjepa.errors import ConfigError
 from openvjepa.model.encoder import Encoder
-
-Tune = Literal["head", "last", "lora", "all"]
 
 _LORA_TARGETS = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc\d)"
 _LORA_ALPHA = 2.0  # over the rank: the usual scale

@@ -7,9 +7,8 @@ from math import inf, nan
 
 import pytest
 
-from openvjepa.config import ModelConfig, from_mapping
+from openvjepa.config import ModelConfig, check_ranges, from_mapping
 from openvjepa.errors import ConfigError
-from openvjepa.ranges import check_ranges
 
 BASE = {"arch": "vit_femto", "img_size": 32, "num_frames": 4, "levels": (1, 3), "predictor_out_dim": 96}
 NUMBERS = [field.name for field in fields(ModelConfig) if "int" in str(field.type) or "float" in str(field.type)]

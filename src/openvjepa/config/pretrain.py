@@ -1,4 +1,4 @@
-"""What pretraining can be told, as frozen dataclasses; all are read from YAML strictly (an unknown key is an error).
+"""Settings of pretraining and of the model, as frozen dataclasses.
 
 Field names are unique over the parts of one command, so that each is one flag on the command line (`--frame-step 2`)
 and one line in its section of the YAML file.
@@ -6,18 +6,12 @@ and one line in its section of the YAML file.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field
+from typing import Literal
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
-
+from openvjepa.config.ranges import Range, check_ranges
 from openvjepa.errors import ConfigError
 from openvjepa.grid import TokenGrid
-from openvjepa.ranges import Range, check_ranges
-
-ConfigT = TypeVar("ConfigT")
 
 # name: (embed_dim, depth, num_heads, MLP hidden / embed_dim). Spec section 1.1; the first two are for the demo. The
 # gigantic one is that of V-JEPA 2.1 (ratio 64/13); V-JEPA 1 and 2 released none.
@@ -380,52 +374,3 @@ class PretrainConfig:
             raise ConfigError(
                 "images beside videos need rotary positions: set positions to rope, or use a vjepa2.1 preset"
             )
-
-
-def from_mapping(kind: type[ConfigT], values: Any, *, where: str = "configuration") -> ConfigT:
-    """Make a config dataclass from plain values; unknown keys and wrong types are errors.
-
-    Args:
-        kind: one of the dataclasses of this file.
-        values: nested mapping, as YAML gives it.
-        where: what to call it in an error.
-
-    Raises:
-        ConfigError: names every wrong key and value.
-    """
-    try:
-        return TypeAdapter(kind).validate_python(values, extra="forbid")
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or where}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
-
-
-def read_yaml(kind: type[ConfigT], path: str | Path) -> ConfigT:
-    """Read a config dataclass from a YAML file.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or does not fit.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from None
-    return from_mapping(kind, values or {}, where=str(path))
-
-
-def to_yaml(config: Any) -> str:
-    """A config dataclass as YAML text that `read_yaml` reads back."""
-    return yaml.safe_dump(to_mapping(config), sort_keys=False)
-
-
-def to_mapping(config: Any) -> Any:
-    """A config dataclass as plain dicts, lists and numbers."""
-    return _plain(asdict(config))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

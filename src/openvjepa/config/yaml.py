@@ -1,0 +1,66 @@
+"""Configurations as YAML: read strictly (an unknown key or a wrong type is an error), and written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from openvjepa.errors import ConfigError
+
+ConfigT = TypeVar("ConfigT")
+
+
+def from_mapping(kind: type[ConfigT], values: Any, *, where: str = "configuration") -> ConfigT:
+    """Make a config dataclass from plain values; unknown keys and wrong types are errors.
+
+    Args:
+        kind: a dataclass of this package.
+        values: nested mapping, as YAML gives it.
+        where: what to call it in an error.
+
+    Raises:
+        ConfigError: names every wrong key and value.
+    """
+    from pydantic import TypeAdapter, ValidationError  # slow to import, and help does without
+
+    try:
+        return TypeAdapter(kind).validate_python(values, extra="forbid")
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or where}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+
+
+def read_yaml(kind: type[ConfigT], path: str | Path) -> ConfigT:
+    """Read a config dataclass from a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or does not fit.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from None
+    return from_mapping(kind, values or {}, where=str(path))
+
+
+def to_yaml(config: Any) -> str:
+    """A config dataclass as YAML text that `read_yaml` reads back."""
+    import yaml
+
+    return yaml.safe_dump(to_mapping(config), sort_keys=False)
+
+
+def to_mapping(config: Any) -> Any:
+    """A config dataclass as plain dicts, lists and numbers."""
+    return _plain(asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
