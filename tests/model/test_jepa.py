@@ -13,7 +13,8 @@ from torch import Tensor
 from openvjepa.config import ModelConfig, ObjectiveConfig
 from openvjepa.errors import ConfigError
 from openvjepa.model.jepa import JEPA
-from openvjepa.model.objective import normalize_targets, prediction_loss, sigreg, variance_term
+from openvjepa.model.objectives.masked import normalize_targets, prediction_loss, variance_term
+from openvjepa.model.objectives.sigreg import token_sigreg as sigreg
 
 TINY = ModelConfig(
     img_size=16,

@@ -15,7 +15,7 @@ from openvjepa.grid import TokenGrid
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.jepa import JEPA
 from openvjepa.model.layers import gather_tokens
-from openvjepa.model.objective import normalize_targets, prediction_loss
+from openvjepa.model.objectives.masked import normalize_targets, prediction_loss
 from openvjepa.model.pooler import AttentiveClassifier
 from openvjepa.model.positions import interpolate_positions, sincos_1d, sincos_2d, sincos_3d
 

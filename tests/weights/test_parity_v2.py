@@ -18,7 +18,7 @@ from openvjepa.model.action import ActionPredictor
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.jepa import JEPA
 from openvjepa.model.layers import gather_tokens
-from openvjepa.model.objective import normalize_targets, prediction_loss
+from openvjepa.model.objectives.masked import normalize_targets, prediction_loss
 from openvjepa.model.pooler import AttentiveClassifier
 from openvjepa.model.positions import make_rope
 from openvjepa.model.predictor import Predictor, diffuse

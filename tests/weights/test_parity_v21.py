@@ -18,7 +18,7 @@ from openvjepa.errors import ConfigError
 from openvjepa.grid import TokenGrid
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.jepa import JEPA
-from openvjepa.model.objective import distance_weight, normalize_targets, prediction_loss
+from openvjepa.model.objectives.masked import distance_weight, normalize_targets, prediction_loss
 from openvjepa.model.positions import make_rope
 from openvjepa.model.predictor import Predictor
 from openvjepa.weights.hub import LoadedModel, load_model

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from openvjepa.config import PretrainConfig, to_mapping, to_yaml
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex
-from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
+from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader, seeded
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import DataError
 from openvjepa.model.jepa import JEPA
@@ -28,6 +28,7 @@ from openvjepa.train.trainer import FitResult, accumulation, fit, open_run_dir
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import load_model, save_model
 
+_SIGREG = 20  # tag that keeps this stream of random numbers apart from the loader's
 MONITOR_CLIPS = 256  # fixed clips that the monitors look at, half of them as the neighbours of kNN
 
 
@@ -39,7 +40,8 @@ class PretrainTask(nn.Module):
         self.config = config
         self.jepa = JEPA(config.model, config.objective)
         for module in (self.jepa.encoder, self.jepa.predictor):
-            module.checkpointing = config.train.activation_checkpointing
+            if module is not None:
+                module.checkpointing = config.train.activation_checkpointing
         if config.train.compile:
             compile_blocks(self.jepa)
 
@@ -47,8 +49,17 @@ class PretrainTask(nn.Module):
         """Losses of a micro batch of the loader; with images, the mean of the clips' and theirs."""
         coeff = context_coeff(batch["step"], self.config.objective, self.config.train.steps)
         parts = [batch, batch["images"]] if "images" in batch else [batch]
+        views = [(normalize(view["clips"]), view.get("ids")) for view in batch.get("views", ())]
         losses = [
-            self.jepa(normalize(part["clips"]), part["masks_enc"], part["masks_pred"], context_coeff=coeff)
+            self.jepa(
+                normalize(part["clips"]),
+                part["masks_enc"],
+                part["masks_pred"],
+                context_coeff=coeff,
+                views=views,
+                global_views=self.config.views.global_views,
+                generator=seeded(self.config.train.seed, _SIGREG, batch["step"]),
+            )
             for part in parts
         ]
         return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
@@ -130,6 +141,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
             config.masking,
             seed=config.train.seed,
             micro_batch=micro,
+            views=config.views if config.objective.views_coeff else None,
             accumulate=accumulate,
             rank=runtime.rank,
             world_size=runtime.world_size,
@@ -186,6 +198,8 @@ class _Start:
             return state["optimizer"]
         for encoder in (task.jepa.encoder, task.jepa.target_encoder):
             encoder.load_state_dict(self.model.encoder.state_dict())
+        if task.jepa.predictor is None:
+            return None
         if not isinstance(self.model.predictor, Predictor):
             print("it has no predictor of hidden tokens: this one starts from random weights", flush=True)
         else:
@@ -194,12 +208,11 @@ class _Start:
 
 
 def _introduce(config: PretrainConfig, batches: PretrainBatches, task: PretrainTask, runtime: Runtime) -> None:
-    encoder, predictor = (
-        sum(p.numel() for p in m.parameters()) / 1e6 for m in (task.jepa.encoder, task.jepa.predictor)
-    )
+    encoder = sum(p.numel() for p in task.jepa.encoder.parameters()) / 1e6
+    rest = sum(p.numel() for p in task.jepa.parameters() if p.requires_grad) / 1e6 - encoder
     grid = config.model.grid
     print(
-        f"{len(batches.records)} videos; {config.model.arch} {encoder:.2f} M + predictor {predictor:.2f} M parameters; "
+        f"{len(batches.records)} videos; {config.model.arch} {encoder:.2f} M + predictor {rest:.2f} M parameters; "
         f"{grid.t} x {grid.h} x {grid.w} = {grid.tokens} tokens a clip; {config.train.steps} steps of "
         f"{config.train.batch_size} clips\n{runtime}, {describe(runtime.device, runtime.dtype)}",
         flush=True,

@@ -13,6 +13,7 @@ from openvjepa.config.commands import (
 )
 from openvjepa.config.data import CheckConfig, PrepareConfig, ShapesConfig
 from openvjepa.config.finetune import FinetuneConfig
+from openvjepa.config.objective import ObjectiveConfig, ViewsConfig
 from openvjepa.config.parts import Combine, Head, Split, Tune
 from openvjepa.config.presets import FINETUNE_PRESETS, PRESETS
 from openvjepa.config.pretrain import (
@@ -25,7 +26,6 @@ from openvjepa.config.pretrain import (
     MaskConfig,
     MaskingConfig,
     ModelConfig,
-    ObjectiveConfig,
     OptimConfig,
     PretrainConfig,
     TrainConfig,
@@ -67,6 +67,7 @@ __all__ = [
     "Split",
     "TrainConfig",
     "Tune",
+    "ViewsConfig",
     "check_ranges",
     "from_mapping",
     "read_yaml",

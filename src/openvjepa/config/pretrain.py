@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from openvjepa.config.objective import ObjectiveConfig, ViewsConfig
 from openvjepa.config.ranges import Range, check_ranges
 from openvjepa.errors import ConfigError
 from openvjepa.grid import TokenGrid
@@ -70,6 +71,9 @@ class ModelConfig:
     V-JEPA 2 was trained with. rope: true rotations (V-JEPA 2.1)."""
     uniform_power: bool = True
     """sincos: same number of position channels for time, height and width (all released V-JEPA 1 models)."""
+    time_attention: Literal["full", "causal", "tubelet"] = "full"
+    """Which tokens a token of the encoder looks at: all of the clip (V-JEPA), those of its own and earlier tubelets (causal),
+    or those of its own tubelet. Prediction of the next latent needs one of the last two."""
     interpolate_rope: bool = False
     """rope: rows and columns of any frame are stretched to the span of 256 px in the encoder (V-JEPA 2.1)."""
     modality_embed: bool = False
@@ -258,27 +262,6 @@ class MaskingConfig:
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """The loss: mean |prediction - target| ** loss_exp / loss_exp, plus regularisers (spec section 4)."""
-
-    target: Literal["features", "pixels"] = "features"
-    """What is predicted: the target encoder's features, or the pixels of each token, normalised (the paper's baseline,
-    Bardes et al. 2024, section 4.1; the released encoder is the average all the same)."""
-    loss_exp: float = 1.0
-    """Exponent of the loss; 1: L1."""
-    reg_coeff: float = 0.0
-    """Weight of the variance term, which keeps the predictions from collapsing."""
-    sigreg_coeff: float = 0.0
-    """Weight of SIGReg on the context tokens, which keeps short runs of small models from collapsing (LeJEPA)."""
-    context_coeff: float = 0.0
-    """Weight of the loss on the visible tokens (V-JEPA 2.1's dense loss; needs predict_context)."""
-    context_ramp: tuple[float, float] = (0.0, 0.0)
-    """context_coeff is 0 until the first share of the steps, and grows linearly to its value at the second."""
-    distance_weighting: bool = False
-    """Visible tokens count less the farther they are from a predicted one: 1 / sqrt(distance in tokens) (V-JEPA 2.1)."""
-
-
-@dataclass(frozen=True)
 class OptimConfig:
     """AdamW and its schedules, each a pure function of the step."""
 
@@ -365,6 +348,7 @@ class PretrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -373,4 +357,12 @@ class PretrainConfig:
         if self.data.images and self.model.positions == "sincos" and self.init is None:
             raise ConfigError(
                 "images beside videos need rotary positions: set positions to rope, or use a vjepa2.1 preset"
+            )
+        pooled = self.objective.uses_next_latent or bool(self.objective.views_coeff)
+        if self.data.images and pooled:
+            raise ConfigError("images beside videos go with masked prediction alone: set the other weights to 0")
+        if self.objective.uses_next_latent and self.model.time_attention == "full" and self.init is None:
+            raise ConfigError(
+                "prediction of the next latent needs time_attention causal or tubelet: with full attention a latent "
+                "holds the future already"
             )

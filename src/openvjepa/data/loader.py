@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,17 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from openvjepa.config import DataConfig, MaskingConfig, ModelConfig
+from openvjepa.config import DataConfig, MaskingConfig, ModelConfig, ViewsConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.cores import usable_cores
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.masks import sample_masks
 from openvjepa.data.transforms import eval_views, train_transform
 from openvjepa.data.video import Video, open_video
+from openvjepa.data.views import View, ViewMaker
 from openvjepa.errors import ConfigError, DataError, OpenVJEPAError, VideoError
 
 Batch = dict[str, Any]
-_ORDER, _CLIP, _MASK, _RETRY, _MIX, _VIEW = range(6)  # tags that keep the streams of random numbers apart
+_ORDER, _CLIP, _MASK, _RETRY, _MIX, _VIEW, _VIEWS = range(7)  # tags that keep the streams of random numbers apart
 _MAX_RETRIES = 20
 
 
@@ -71,7 +72,11 @@ def _undamaged(video: Video) -> NDArray[np.uint8] | None:
 
 
 class PretrainBatches(Dataset[Batch]):
-    """Item i is micro batch i of this process, complete with its masks; of videos that are not marked as val or test."""
+    """Item i is micro batch i of this process, complete with its masks; of videos that are not marked as val or test.
+
+    With `views`, a batch also holds views of its clips: for each view the clips, uint8 [B, 3, T, h, w], and where tokens are
+    dropped the ids of those to keep, int64 [B, K].
+    """
 
     def __init__(
         self,
@@ -82,6 +87,7 @@ class PretrainBatches(Dataset[Batch]):
         *,
         seed: int,
         micro_batch: int,
+        views: ViewsConfig | None = None,
         accumulate: int = 1,
         rank: int = 0,
         world_size: int = 1,
@@ -104,6 +110,7 @@ class PretrainBatches(Dataset[Batch]):
         # Impossible masks and seeds fail here, before a run folder is made.
         sample_masks(masking.masks, model.grid, 1, generator=seeded(seed, _MASK))
         self.reader = FrameReader(cache=data.cache)
+        self.view_maker = None if views is None else ViewMaker(views, data, model)
         self.images: PretrainBatches | None = None
         if data.images:
             self.images = self._image_batches()
@@ -159,17 +166,20 @@ class PretrainBatches(Dataset[Batch]):
             truncation=self.masking.truncation,
             generator=seeded(self.seed, _MASK, step, part, self.rank),
         )
-        return {
-            "clips": torch.stack([clip for clip, _ in samples]),
-            "labels": torch.tensor([label for _, label in samples]),
+        batch = {
+            "clips": torch.stack([clip for clip, _, _ in samples]),
+            "labels": torch.tensor([label for _, label, _ in samples]),
             "masks_enc": [enc for enc, _ in pairs],
             "masks_pred": [pred for _, pred in pairs],
             "step": step,
             "bad": bad,
         }
+        if self.view_maker is not None:
+            batch["views"] = [_join_view(views) for views in zip(*(views for _, _, views in samples), strict=True)]
+        return batch
 
-    def _sample(self, number: int, bad: dict[str, str]) -> tuple[Tensor, int]:
-        """Clip and label of the sample of that number; an unreadable file is replaced by another one, drawn at random."""
+    def _sample(self, number: int, bad: dict[str, str]) -> tuple[Tensor, int, list[View]]:
+        """Clip, label and views of the sample of that number; an unreadable file is replaced by another one, drawn at random."""
         which = self._video_of(number)
         for attempt in range(_MAX_RETRIES):
             record = self.records[which]
@@ -190,7 +200,10 @@ class PretrainBatches(Dataset[Batch]):
                 hflip=self.data.hflip,
                 generator=generator,
             )
-            return clip, -1 if record.label is None else record.label
+            views = []
+            if self.view_maker is not None:
+                views = self.view_maker(frames, seeded(self.seed, _VIEWS, number, attempt))
+            return clip, -1 if record.label is None else record.label, views
         reasons = "; ".join(f"{path}: {reason}" for path, reason in list(bad.items())[:3])
         raise DataError(f"{_MAX_RETRIES} videos in a row cannot be read, for example {reasons}")
 
@@ -214,6 +227,13 @@ class PretrainBatches(Dataset[Batch]):
             source = int(np.searchsorted(self.ends, which, side="right"))
             first, end = int(self.ends[source]) - len(self.indices[source]), int(self.ends[source])
         return int(torch.randint(first, end, (), generator=seeded(self.seed, _RETRY, number, attempt)))
+
+
+def _join_view(views: Sequence[View]) -> dict[str, Tensor]:
+    """The same view of all clips of a batch."""
+    joined = {"clips": torch.stack([clip for clip, _ in views])}
+    kept = [ids for _, ids in views if ids is not None]
+    return joined | ({"ids": torch.stack(kept)} if kept else {})
 
 
 class PretrainLoader:

@@ -193,13 +193,28 @@ class Encoder(nn.Module):
     def _run(self, x: Tensor, grid: TokenGrid, ids: Tensor | None, layers: Sequence[int]) -> list[Tensor]:
         """Normed outputs of these layers, in their order."""
         rope = rope_of(self.config, ids, grid, self.num_heads, x, interpolate=self.config.interpolate_rope)
+        batch, mask = len(x), None
+        if self.config.time_attention == "tubelet" and ids is None and rope is None:
+            x = x.reshape(batch * grid.t, grid.tokens_per_frame, -1)  # the same numbers as with a mask, less work
+        else:
+            mask = self._mask(ids, grid, x.device)
         outputs: dict[int, Tensor] = {}
         for layer, block in enumerate(self.blocks[: max(layers) + 1]):
-            x = run_block(block, x, rope, checkpointing=self.checkpointing)
+            x = run_block(block, x, rope, mask, checkpointing=self.checkpointing)
             if layer in layers:
                 norm = self.norms_block[self.config.levels.index(layer)] if self.config.levels else self.norm
-                outputs[layer] = norm(x)
+                outputs[layer] = norm(x).reshape(batch, -1, self.embed_dim)
         return [outputs[layer] for layer in layers]
+
+    def _mask(self, ids: Tensor | None, grid: TokenGrid, device: torch.device) -> Tensor | None:
+        """Who may look at whom, bool [K, K] or [B, 1, K, K] with ids; None: everybody."""
+        if self.config.time_attention == "full" or grid.t == 1:
+            return None
+        ids = torch.arange(grid.tokens, device=device) if ids is None else ids
+        times = ids // grid.tokens_per_frame
+        looking, seen = times[..., :, None], times[..., None, :]
+        mask = looking >= seen if self.config.time_attention == "causal" else looking == seen
+        return mask if mask.ndim == 2 else mask[:, None]
 
     def _layers(self, out_layers: Sequence[int] | None, num_levels: int) -> Sequence[int]:
         """The blocks, from 0, whose outputs are wanted; negative numbers of out_layers count from the end."""

@@ -1,9 +1,9 @@
-"""JEPA: encoder, predictor and target encoder as one module (Bardes et al. 2024, figure 2)."""
+"""JEPA: encoder, target encoder and what the objectives need, as one module (Bardes et al. 2024, figure 2)."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,16 +12,23 @@ from torch import Tensor, nn
 from openvjepa.config import ModelConfig, ObjectiveConfig
 from openvjepa.errors import ConfigError
 from openvjepa.model.encoder import Encoder
-from openvjepa.model.layers import gather_tokens
-from openvjepa.model.objective import distance_weight, normalize_targets, prediction_loss, sigreg, variance_term
+from openvjepa.model.objectives.masked import masked_terms, normalize_targets
+from openvjepa.model.objectives.next_latent import NextLatent
+from openvjepa.model.objectives.pixels import pixel_targets, predicting_pixels
+from openvjepa.model.objectives.terms import Terms, total
+from openvjepa.model.objectives.views import ViewAgreement
 from openvjepa.model.predictor import Predictor
+
+View = tuple[Tensor, Tensor | None]
+"""A view of the clips of a batch, float [B, 3, T, h, w], and the tokens to encode, int64 [B, K]; None: all."""
 
 
 class JEPA(nn.Module):
-    """Predicts what the target encoder says of the masked tokens.
+    """Adds up the objectives that have a weight: masked prediction, prediction of the next latent, agreement of views.
 
     The target encoder starts as a copy of the encoder and follows it as an exponential moving average
-    (`update_target`).
+    (`update_target`). It gives the targets of masked prediction, and it is the encoder that is saved. The predictor of masked
+    tokens, and the projectors of the other objectives, exist where their objective has a weight.
     """
 
     def __init__(self, config: ModelConfig, objective: ObjectiveConfig) -> None:
@@ -33,11 +40,13 @@ class JEPA(nn.Module):
                 "context_coeff needs a predictor with an output for the visible tokens: set predict_context"
             )
         if objective.target == "pixels":
-            config = _predicting_pixels(config)
+            config = predicting_pixels(config)
         self.objective = objective
         self.encoder = Encoder(config)
-        self.predictor = Predictor(config)
+        self.predictor = Predictor(config) if objective.masked_coeff else None
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
+        self.next_latent = NextLatent(config, objective) if objective.uses_next_latent else None
+        self.view_agreement = ViewAgreement(config, objective) if objective.views_coeff else None
 
     def forward(
         self,
@@ -47,54 +56,67 @@ class JEPA(nn.Module):
         *,
         context_coeff: float | None = None,
         length_index: int = 0,
+        views: Sequence[View] = (),
+        global_views: int = 0,
+        generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Loss of a batch, averaged over the masks.
+        """Loss of a batch.
 
         Args:
-            video: float [B, 3, T, H, W], normalised.
+            video: float [B, 3, T, H, W], normalized.
             masks_enc: context ids, int64 [B, Ke] for each mask.
             masks_pred: ids to predict, int64 [B, Kp] for each mask.
             context_coeff: weight of the loss on the visible tokens at this step; None: the objective's.
             length_index: number of the clip length, which chooses the mask token of rotary models (V-JEPA 2).
+            views: of the same clips, global ones first. With views, the next latent is predicted in the global ones, each a
+                clip of its own; without, in `video`.
+            global_views: how many of the views are global.
+            generator: draws the directions of SIGReg for the next latent and the views; the same in all processes.
 
         Returns:
-            loss (differentiable), loss_jepa, loss_reg, and loss_sigreg and loss_context where they are used.
+            loss (differentiable) and every term by name, among them loss_jepa and loss_reg of masked prediction.
 
         Raises:
-            ConfigError: the clip is not of the configured shape, which sin-cos positions are made for.
+            ConfigError: the clip is not of the configured shape, which sin-cos positions are made for, or an objective
+                lacks its views or generator.
         """
-        self._check_shape(video)
-        config, objective, grid = self.encoder.config, self.objective, self.encoder.grid(video)
-        targets = self._targets(video)
-        contexts = self.encoder(video, masks_enc, num_levels=config.predictor_levels)
-        predictions, losses, context_losses = [], [], []
-        for number, (context, enc_ids, pred_ids) in enumerate(zip(contexts, masks_enc, masks_pred, strict=True)):
-            target = gather_tokens(targets, pred_ids)
-            predicted, seen = self.predictor.predict(
-                context,
-                enc_ids,
-                pred_ids,
-                number if config.positions == "sincos" else length_index,
-                grid=grid,
-                image=config.modality_embed and video.shape[2] == 1,
-                noisy_targets=None if config.num_mask_tokens else target,
+        terms: Terms = {}
+        if self.predictor is not None:
+            self._check_shape(video)
+            found = masked_terms(
+                self.encoder,
+                self.predictor,
+                self.objective,
+                video,
+                self._targets(video),
+                list(zip(masks_enc, masks_pred, strict=True)),
+                context_coeff=context_coeff,
+                length_index=length_index,
             )
-            predictions.append(predicted)
-            losses.append(prediction_loss(predicted, target, objective.loss_exp))
-            if objective.context_coeff:
-                weight = distance_weight(enc_ids, pred_ids, grid) if objective.distance_weighting else None
-                truth = gather_tokens(targets, enc_ids)
-                context_losses.append(prediction_loss(seen, truth, objective.loss_exp, weight))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and objective.reg_coeff != 0):  # else only logged
-            loss_reg = variance_term(predictions)
-        terms = {"loss_jepa": (1.0, torch.stack(losses).mean()), "loss_reg": (objective.reg_coeff, loss_reg)}
-        if context_losses:
-            weighting = objective.context_coeff if context_coeff is None else context_coeff
-            terms["loss_context"] = weighting, torch.stack(context_losses).mean()
-        if objective.sigreg_coeff:
-            terms["loss_sigreg"] = objective.sigreg_coeff, torch.stack([sigreg(x) for x in contexts]).mean()
-        loss = torch.stack([coeff * term for coeff, term in terms.values()]).sum()
-        return {"loss": loss, **{name: term.detach() for name, (_, term) in terms.items()}}
+            scale = self.objective.masked_coeff
+            terms |= {name: (scale * weight, term) for name, (weight, term) in found.items()}
+        if self.next_latent is not None or self.view_agreement is not None:
+            if generator is None:
+                raise ConfigError("SIGReg over a batch needs a generator for its directions")
+            terms |= self._pooled_terms(video, views, global_views, generator)
+        return total(terms)
+
+    def _pooled_terms(
+        self, video: Tensor, views: Sequence[View], global_views: int, generator: torch.Generator
+    ) -> Terms:
+        """Terms of the objectives on pooled tokens, which share the passes of the encoder over the views."""
+        steps = self.encoder.grid(views[0][0] if views else video).t
+        tokens: list[Tensor] = [self.encoder(clip, ids) for clip, ids in views]  # pyright: ignore[reportAssignmentType]
+        terms: Terms = {}
+        if self.next_latent is not None:
+            shown = torch.cat(tokens[:global_views]) if views else self.encoder(video)
+            assert isinstance(shown, Tensor)
+            terms |= self.next_latent(shown.unflatten(1, (steps, -1)), generator)
+        if self.view_agreement is not None:
+            if not 1 <= global_views <= len(views) or len(views) < 2:
+                raise ConfigError("views_coeff needs at least two views, one of them global: set global_views")
+            terms |= self.view_agreement(tokens, global_views, generator)
+        return terms
 
     def _check_shape(self, video: Tensor) -> None:
         """Sin-cos codes are made for one shape; rotary positions take any."""
@@ -107,9 +129,9 @@ class JEPA(nn.Module):
 
     @torch.no_grad()
     def _targets(self, video: Tensor) -> Tensor:
-        """What is to be predicted of every token, normalised: [B, N, levels * D], or [B, N, pixels of a tubelet]."""
+        """What is to be predicted of every token, normalized: [B, N, levels * D], or [B, N, pixels of a tubelet]."""
         if self.objective.target == "pixels":
-            return normalize_targets(self.encoder.patch_embed.tubelets(video))
+            return pixel_targets(self.encoder, video)
         levels = self.encoder.config.predictor_levels
         return normalize_targets(self.target_encoder(video, num_levels=levels), levels)
 
@@ -124,25 +146,20 @@ class JEPA(nn.Module):
         torch._foreach_lerp_(target, online, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Encoder decay, predictor decay, encoder no-decay, predictor no-decay; biases and 1-D parameters do not decay.
+        """Each trained module with decay, then each without; biases and 1-D parameters do not decay.
 
         Each group says which `module` it belongs to and whether it is to `decay`. Frozen position codes are left out.
         """
         groups = []
         for decay in (True, False):
-            for name in ("encoder", "predictor"):
+            for name in ("encoder", "predictor", "next_latent", "view_agreement"):
+                module = getattr(self, name)
+                if module is None:
+                    continue
                 params = [
                     parameter
-                    for key, parameter in self.get_submodule(name).named_parameters()
+                    for key, parameter in module.named_parameters()
                     if parameter.requires_grad and (parameter.ndim > 1 and "bias" not in key) == decay
                 ]
                 groups.append({"params": params, "decay": decay, "module": name})
         return groups
-
-
-def _predicting_pixels(config: ModelConfig) -> ModelConfig:
-    """The same with a predictor that gives the pixels of a tubelet."""
-    if config.modality_embed or config.predictor_levels > 1 or not config.num_mask_tokens:
-        raise ConfigError("target pixels goes with the plain predictor: one level, mask tokens, no modality_embed")
-    frames = 1 if config.num_frames == 1 else config.tubelet_size
-    return replace(config, predictor_out_dim=3 * frames * config.patch_size**2)

@@ -32,7 +32,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
         q: [B, h, N, d].
         k: [B, h, M, d].
         v: [B, h, M, d].
-        mask: bool [N, M], who may look at whom.
+        mask: bool [N, M] or [B, 1, N, M], who may look at whom.
 
     Returns:
         [B, h, N, d].

@@ -76,7 +76,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, rope: Rope | None = None, mask: Tensor | None = None) -> Tensor:
-        """[B, N, D] -> [B, N, D]; `rope` turns queries and keys; bool [N, N] `mask` says who may look at whom."""
+        """[B, N, D] -> [B, N, D]; `rope` turns queries and keys; bool `mask`, [N, N] or
+        [B, 1, N, N], says who may look at whom."""
         q, k, v = (heads_first(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
         if rope is not None:  # its tables may be of higher precision
             q, k = rope(q).to(v.dtype), rope(k).to(v.dtype)
@@ -101,12 +102,14 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def run_block(block: nn.Module, x: Tensor, rope: Rope | None, *, checkpointing: bool) -> Tensor:
+def run_block(
+    block: nn.Module, x: Tensor, rope: Rope | None, mask: Tensor | None = None, *, checkpointing: bool
+) -> Tensor:
     """[B, N, D] -> [B, N, D]. With checkpointing, the inside of the block is forgotten and computed again for the gradient:
     less memory, same numbers."""
     if checkpointing and torch.is_grad_enabled():
-        return checkpoint(block, x, rope, use_reentrant=False, preserve_rng_state=False)
-    return block(x, rope)
+        return checkpoint(block, x, rope, mask, use_reentrant=False, preserve_rng_state=False)
+    return block(x, rope, mask)
 
 
 COMPILERS = ("g++", "clang++", "c++", "gcc", "clang", "cl")

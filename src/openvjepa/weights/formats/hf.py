@@ -147,6 +147,8 @@ def check_hf(model: LoadedModel) -> tuple[str, ...]:
         "--positions rope-tiled": config.positions == "sincos",
         "it is a V-JEPA 2.1 model, which transformers does not have yet": config.positions == "rope"
         or bool(config.levels or config.modality_embed or config.predict_context or config.predictor_out_dim),
+        "its tokens do not look at the whole clip (time_attention), and transformers' do": config.time_attention
+        != "full",
         "transformers' MLP has no SwiGLU": config.mlp != "gelu",
         "transformers takes square clips only": config.image_hw[0] != config.image_hw[1],
         "it is an image model, and transformers' is one of clips": config.num_frames == 1,
