@@ -1,8 +1,31 @@
 """Errors written for the person at the keyboard: the command line prints their text as one line and exits with 1."""
 
+from __future__ import annotations
+
+import unicodedata
+
+_UNPRINTABLE = frozenset(("Cc", "Cs", "Zl", "Zp"))  # control characters, lone surrogates, line and paragraph separators
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # make text read in another order
+
+
+def printable(text: object) -> str:
+    """The text with everything that would control a terminal written as an escape, such as \\x1b."""
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in _UNPRINTABLE or char in _DIRECTIONS
+        else char
+        for char in str(text)
+    )
+
 
 class OpenVJEPAError(Exception):
-    """Base of every error this package raises on purpose; the message says what is wrong and what to do."""
+    """Base of every error this package raises on purpose; the message says what is wrong and what to do.
+
+    What names and files bring into the message cannot control the terminal that shows it.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(printable, super().__str__().split("\n")))
 
 
 class ConfigError(OpenVJEPAError):
@@ -22,7 +45,7 @@ class VideoError(OpenVJEPAError):
     """
 
     def __init__(self, path: object, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+        super().__init__(f"{printable(path)}: {reason}")
         self.path = str(path)
         self.reason = reason
 

@@ -8,6 +8,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from openvjepa.errors import printable
+
 
 class Meter:
     """One line of progress on stderr; without a terminal, a line of text every ten seconds.
@@ -20,9 +22,9 @@ class Meter:
     """
 
     def __init__(self, what: str, total: int, done: int = 0, *, unit: str = "videos") -> None:
-        self.what, self.total, self.before, self.unit = what, total, done, unit
+        self.what, self.total, self.before, self.unit = printable(what), total, done, unit
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn(f"{unit}, left"),
@@ -31,7 +33,7 @@ class Meter:
             transient=True,
         )
         self.progress.disable = not self.progress.console.is_terminal
-        self.bar = self.progress.add_task(what, total=total, completed=done)
+        self.bar = self.progress.add_task(self.what, total=total, completed=done)
 
     def __enter__(self) -> Meter:
         self.started = self.last_line = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,53 @@ def test_by_frame_step(video: Path) -> None:
     assert numbers(read_clip(video, num_frames=4, frame_step=3, start=0.5)) == [5, 8, 11, 14]
 
 
+@dataclass(frozen=True)
+class Clock:
+    """The times of a video, as a clip sees them."""
+
+    times: np.ndarray
+    fps: float
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.times)
+
+
+@pytest.mark.parametrize("fps", [10, 12, 15.01, 20, 24000 / 1001, 25, 30000 / 1001, 30, 50, 60])
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_steps_are_even_wherever_a_clip_starts(fps: float, step: int) -> None:
+    """The middle of a video is often just between two frames, where sums of times fall on either side."""
+    spec = ClipSpec(num_frames=16, frame_step=step)
+    for count in range(16 * step, 16 * step + 80):
+        for times in (np.arange(count) / fps, np.round(np.arange(count) / fps, 3)):  # exact; and in milliseconds
+            clock = Clock(times, (count - 1) / times[-1])
+            for start in spec.segment_starts(clock, 1) + spec.segment_starts(clock, 3):  # type: ignore[arg-type]
+                assert set(np.diff(spec.indices(clock, start))) == {step}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("fps", "rate", "steps"), [(25, 5, {5}), (30, 5, {6}), (10, 2.5, {4}), (25, 10, {2, 3})])
+def test_steps_are_even_by_time_where_the_rates_divide(fps: float, rate: float, steps: set[int]) -> None:
+    spec = ClipSpec(num_frames=16, frame_step=None, fps=rate)
+    for count in range(100, 180):
+        clock = Clock(np.arange(count) / fps, fps)
+        clip = spec.indices(clock, spec.segment_starts(clock, 1)[0])  # type: ignore[arg-type]
+        assert set(np.diff(clip[clip < count - 1])) == steps
+
+
+def test_time_stamps_in_milliseconds_do_not_decide_between_frames() -> None:
+    """Every wanted time meets a border between two frames, on either side of which the rounded stamps lie."""
+    rng = np.random.default_rng(0)
+    times = np.arange(100) / 25 + rng.choice([-0.001, 0.0, 0.001], 100) * (np.arange(100) % 99 > 0)
+    spec = ClipSpec(num_frames=8, frame_step=None, fps=5)
+    assert set(np.diff(spec.indices(Clock(times, 25.0), 0.02))) == {5}  # type: ignore[arg-type]
+
+
+def test_every_fourth_frame_of_a_variable_rate() -> None:
+    times = np.cumsum([0.0, *([0.02] * 20), *([0.2] * 20)])
+    clock = Clock(times, 40 / times[-1])
+    assert ClipSpec(num_frames=8, frame_step=4).indices(clock, 0.0).tolist() == [0, 4, 8, 12, 16, 20, 24, 28]  # type: ignore[arg-type]
+
+
 def test_by_frames_per_second(video: Path) -> None:
     assert numbers(read_clip(video, num_frames=4, fps=2.5, start=0)) == [0, 4, 8, 12]
     assert numbers(read_clip(video, num_frames=4, fps=20, start=0)) == [0, 1, 1, 2]  # shown twice, half a frame later
@@ -86,6 +134,14 @@ def test_a_short_video_stands_still_at_its_end(video: Path) -> None:
         {"fps": math.nan},
         {"num_frames": 0},
         {"frame_step": None},
+        {"frame_step": math.nan},
+        {"frame_step": 2.5},
+        {"frame_step": math.inf},
+        {"fps": math.inf},
+        {"num_frames": math.nan},
+        {"start": -1.0},
+        {"start": math.nan},
+        {"start": math.inf},
     ],
 )
 def test_an_impossible_clip_is_an_error(video: Path, wrong: dict) -> None:

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from openvjepa.config import ShapesConfig
-from openvjepa.data.index import check_index, read_index, stratified_split
+from openvjepa.data.check import check_index
+from openvjepa.data.index import read_index, stratified_split
 from openvjepa.data.synthetic import make_shapes
 from openvjepa.errors import DataError
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from openvjepa.config import DataConfig, MaskConfig, MaskingConfig, ModelConfig, ShapesConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
-from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
+from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader, worker_count
 from openvjepa.data.synthetic import make_shapes
 from openvjepa.errors import ConfigError, DataError
 
@@ -154,11 +154,11 @@ def with_bad(shapes: Path, folder: Path, bad: int) -> Path:
 
 
 def test_a_bad_file_is_replaced_counted_and_named(
-    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = with_bad(shapes, tmp_path, 1)
     loaded = batches([source], label=None, steps=6)
-    assert capsys.readouterr().out.count("bad0.mp4") == 1
+    assert caplog.text.count("bad0.mp4") == 1
     assert all(len(batch["clips"]) == 6 for batch in loaded)
     assert_same(loaded, batches([source], label=None, steps=6, workers=2))
 
@@ -188,3 +188,27 @@ def test_evaluation_clips(shapes: Path, tmp_path: Path) -> None:
     random = EvalClips(index, spec, (32, 32), augment=3, seed=1)
     assert torch.equal(random[0][0], EvalClips(index, spec, (32, 32), augment=3, seed=1)[0][0])
     assert not torch.equal(random[0][0], EvalClips(index, spec, (32, 32), augment=3, seed=2)[0][0])
+
+
+def test_a_bad_file_is_replaced_from_its_own_source_where_some_videos_are_held_out(
+    shapes: Path, tmp_path: Path
+) -> None:
+    """The second source is half test videos, which are not shown: places are counted among those that are."""
+    (tmp_path / "bad.mp4").write_text("not a video")
+    good = [record.path for record in read_index(shapes).select("train").records]
+    rows = [*(f"{path},train" for path in good[:2]), *(f"{path},test" for path in good[2:10]), "bad.mp4,train"]
+    (tmp_path / "second.csv").write_text("path,split\n" + "".join(f"{row}\n" for row in rows))
+    (tmp_path / "first.csv").write_text("path\n" + "".join(f"{path}\n" for path in good[10:]))
+    data = DataConfig(frame_step=1, workers=0, mix=(0.5, 0.5), max_bad=1.0)
+    sources = (str(tmp_path / "first.csv"), str(tmp_path / "second.csv"))
+    dataset = PretrainBatches(sources, data, MODEL, MaskingConfig(), seed=0, micro_batch=1)
+    bad = next(i for i, record in enumerate(dataset.records) if record.path.endswith("bad.mp4"))
+    drawn = {dataset.records[dataset._replacement(bad, number, 0)].path for number in range(100)}
+    assert drawn == {*good[:2], str(tmp_path / "bad.mp4")}
+
+
+def test_a_million_workers_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    assert worker_count(DataConfig(workers=0)) == 0
+    assert worker_count(DataConfig(workers=3)) == 3
+    assert worker_count(DataConfig(workers=1_000_000)) <= 61
+    assert "1000000 workers are more" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import multiprocessing
 import os
 import shutil
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -481,3 +483,68 @@ def test_command_line(tmp_path: Path) -> None:
     assert "0 copied, 1 skipped as done, 1 bad" in bad.stdout
     wrong = vjepa(source, source / "out")
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (1, 1)
+
+
+def test_absolute_paths_keep_what_they_do_not_have_in_common(tmp_path: Path) -> None:
+    """Not the whole path from the root of the file system; and names stay when a file from elsewhere is added."""
+    for name in ("run/a", "run/b", "jump/a"):
+        make(tmp_path / "deep" / "down" / f"{name}.mp4", scene(4))
+    source, out = tmp_path / "lists" / "list.csv", tmp_path / "out"
+    source.parent.mkdir()
+    paths = [tmp_path / "deep" / "down" / f"{name}.mp4" for name in ("run/a", "run/b", "jump/a")]
+    source.write_text("path,label\n" + "".join(f"{path},x\n" for path in paths))
+    assert run(source, out).copied == 3
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.mp4")) == ["jump/a.mp4", "run/a.mp4", "run/b.mp4"]
+    source.write_text(f"path,label\n{paths[0]},x\n{paths[1]},x\n")
+    assert (run(source, out).copied, run(source, out).skipped) == (0, 2), "the common parent is deeper now"
+    make(tmp_path / "deep" / "z.mp4", scene(4))
+    source.write_text("path,label\n" + "".join(f"{path},x\n" for path in [*paths, tmp_path / "deep" / "z.mp4"]))
+    assert run(source, out).copied == 4
+    assert (out / "down" / "run" / "a.mp4").is_file()
+
+
+def test_copies_of_an_older_version_keep_their_places(tmp_path: Path) -> None:
+    """Its journal does not name the common parent: files from elsewhere have their whole path in the folder."""
+    path = make(tmp_path / "in" / "a.mp4", scene(4))
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "list.csv").write_text(f"path\n{path}\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "prepare.jsonl").write_text(f'{{"source": {json.dumps(str(tmp_path / "lists" / "list.csv"))}}}\n')
+    run(tmp_path / "lists" / "list.csv", out)
+    assert (out / path.relative_to(path.anchor)).is_file()
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    make(tmp_path / "in" / "a.mp4", scene(4))
+    run(tmp_path / "in", tmp_path / "out")
+    before = snapshot(tmp_path / "out")
+    with FileLock(tmp_path / "out" / ".prepare.lock"), pytest.raises(DataError, match="another `vjepa data prepare`"):
+        run(tmp_path / "in", tmp_path / "out", short_side=64)
+    assert snapshot(tmp_path / "out") == before
+    assert run(tmp_path / "in", tmp_path / "out").skipped == 1
+
+
+def test_a_second_process_is_turned_away(tmp_path: Path) -> None:
+    for i in range(6):
+        make(tmp_path / "in" / f"{i}.mp4", scene(60, 240, 320, seed=i))
+    command = [sys.executable, "-m", "openvjepa", "data", "prepare", str(tmp_path / "in"), str(tmp_path / "out")]
+    first = subprocess.Popen([*command, "--workers", "1"], stdout=subprocess.DEVNULL)
+    while not list((tmp_path / "out").glob("*.mp4*")) and first.poll() is None:
+        time.sleep(0.005)
+    with pytest.raises(DataError, match="another `vjepa data prepare`"):
+        run(tmp_path / "in", tmp_path / "out")
+    assert first.wait() == 0
+    assert len(read_index(tmp_path / "out")) == 6
+
+
+def test_formulas_and_other_dialects_come_through(tmp_path: Path) -> None:
+    make(tmp_path / "in" / "-a.mp4", scene(4))
+    (tmp_path / "in" / "list.csv").write_text("Video;label;note\n-a.mp4;=1+1;@x\n")
+    run(tmp_path / "in", tmp_path / "out")
+    with (tmp_path / "out" / "index.csv").open(newline="") as file:
+        ((*_, row),) = [list(csv.DictReader(file))]
+    assert (row["path"], row["label"], row["note"]) == ("'-a.mp4", "'=1+1", "'@x")
+    index = read_index(tmp_path / "out", label="label")
+    assert index.classes == ("=1+1",)
+    assert open_video(index.records[0].path).frame_count == 4

@@ -8,7 +8,7 @@ import sys
 from rich.console import Console
 
 from openvjepa.config import CheckConfig
-from openvjepa.data.index import CheckReport, check_index
+from openvjepa.data.check import CheckReport, check_index
 
 
 def check(config: CheckConfig) -> CheckReport:

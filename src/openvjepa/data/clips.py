@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from torch import Tensor
 from openvjepa.data.video import Video, open_video
 from openvjepa.errors import ConfigError
 
+_ROUNDING = 1e-9  # s; of sums of times
+_STEADY = 0.1  # of a frame: how far the frames of a constant rate may lie from their places
+
 
 @dataclass(frozen=True)
 class ClipSpec:
     """A clip of `num_frames`, every `frame_step`-th of the video or `fps` of them a second (exactly one is given).
 
     Raises:
-        ConfigError: not exactly one of frame_step and fps, or a number that is not above 0.
+        ConfigError: not exactly one of frame_step and fps, or a number that is not finite and above 0.
     """
 
     num_frames: int = 16
@@ -31,8 +35,10 @@ class ClipSpec:
             raise ConfigError("give exactly one of frame_step and fps")
         for name in ("num_frames", "frame_step", "fps"):
             value = getattr(self, name)
-            if value is not None and not value > 0:  # "not above" also catches nan
-                raise ConfigError(f"{name} of a clip is {value}: it must be above 0")
+            if value is not None and not 0 < value < math.inf:  # also catches nan
+                raise ConfigError(f"{name} of a clip is {value}: it must be a number above 0")
+            if value is not None and name != "fps" and value != int(value):
+                raise ConfigError(f"{name} of a clip is {value}: it must be a whole number")
 
     def seconds_per_frame(self, video: Video) -> float:
         """Time between two frames of the clip."""
@@ -44,13 +50,24 @@ class ClipSpec:
         return max(0.0, float(video.times[-1]) - last)
 
     def indices(self, video: Video, start: float) -> NDArray[np.int64]:
-        """Frames on screen during a clip that starts at `start` s.
+        """Frames of a clip that starts at `start` s.
+
+        With `frame_step`, the first frame is the one whose own start is nearest, and numbers grow by exactly `frame_step`.
+        With `fps`, frames are those on screen half a frame later than each time.
 
         Past the end of the video its last frame is repeated: a short video is shown whole and then stands still.
+
+        Raises:
+            ConfigError: the start is negative or not finite.
         """
-        half = 0.5 / video.fps
-        times = start + np.arange(self.num_frames) * self.seconds_per_frame(video) + half
-        return np.clip(np.searchsorted(video.times, times, side="right") - 1, 0, video.frame_count - 1)
+        if not 0 <= start < math.inf:
+            raise ConfigError(f"a clip cannot start at {start} s: give a number of seconds from 0 on")
+        steps = np.arange(self.num_frames)
+        if self.frame_step is not None:
+            numbers = _nearest(video, start) + steps * self.frame_step
+        else:
+            numbers = _on_screen(video, start + steps * self.seconds_per_frame(video) + 0.5 / video.fps)
+        return np.clip(numbers, 0, video.frame_count - 1)
 
     def random_start(self, video: Video, generator: torch.Generator) -> float:
         """A start drawn uniformly from where the clip fits."""
@@ -60,6 +77,26 @@ class ClipSpec:
         """Starts of clips spread evenly from the first to the last that fits; a single one lies in the middle."""
         room = self.room(video)
         return [room / 2] if segments == 1 else [room * i / (segments - 1) for i in range(segments)]
+
+
+def _nearest(video: Video, time: float) -> int:
+    """Number of the frame that starts nearest to a time, s; halfway between two it is the later one."""
+    before = max(0, int(np.searchsorted(video.times, time, side="right")) - 1)
+    around = video.times[before : before + 2]
+    later = len(around) > 1 and around[1] - time <= time - around[0] + _ROUNDING
+    return before + int(later)
+
+
+def _on_screen(video: Video, times: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Numbers of the frames on screen at times, s; a time that meets the border between two frames belongs to the later.
+
+    Sums of times are rounded, and so are time stamps in some files (to milliseconds in Matroska): at a constant rate, the
+    number follows from the rate, not from the stamps.
+    """
+    drift = np.abs(video.times * video.fps - np.arange(video.frame_count)).max()
+    if drift < _STEADY:
+        return np.floor(times * video.fps + _ROUNDING * video.fps).astype(np.int64)
+    return np.searchsorted(video.times, times + _ROUNDING, side="right") - 1
 
 
 def read_clip(
@@ -83,7 +120,7 @@ def read_clip(
         uint8 [num_frames, H, W, 3], RGB, upright. A video that is shorter than the clip ends on its last frame, repeated.
 
     Raises:
-        ConfigError: num_frames, frame_step or fps is not above 0.
+        ConfigError: num_frames, frame_step or fps is not above 0, or start is negative or not finite.
         VideoError: the file cannot be read.
     """
     spec = ClipSpec(num_frames, frame_step if fps is None else None, fps)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from openvjepa.data.files import why_not_readable
 from openvjepa.errors import VideoError
 
 IMAGE_EXTENSIONS = frozenset([".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"])
@@ -128,6 +129,8 @@ def _rgb(image: Image.Image, codec: str | None) -> Image.Image:
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """Context of a file's header; Pillow's errors become VideoError, its warnings (odd EXIF data, large pictures) nothing."""
+    if reason := why_not_readable(path):
+        raise VideoError(path, reason)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -138,8 +141,6 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
 
 
 def _reason(error: Exception, path: Path) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
     if isinstance(error, UnidentifiedImageError):
         empty = path.is_file() and path.stat().st_size == 0
         return "the file is empty" if empty else "not a picture that can be read, or damaged"

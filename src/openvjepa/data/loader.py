@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,14 +15,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from openvjepa.config import DataConfig, MaskingConfig, ModelConfig, ViewsConfig
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.cores import usable_cores
+from openvjepa.data.cores import process_count, usable_cores
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.masks import sample_masks
 from openvjepa.data.transforms import eval_views, train_transform
 from openvjepa.data.video import Video, open_video
 from openvjepa.data.views import View, ViewMaker
-from openvjepa.errors import ConfigError, DataError, OpenVJEPAError, VideoError
+from openvjepa.errors import ConfigError, DataError, OpenVJEPAError, VideoError, printable
 
+_log = logging.getLogger("openvjepa")
 Batch = dict[str, Any]
 _ORDER, _CLIP, _MASK, _RETRY, _MIX, _VIEW, _VIEWS = range(7)  # tags that keep the streams of random numbers apart
 _MAX_RETRIES = 20
@@ -225,7 +227,7 @@ class PretrainBatches(Dataset[Batch]):
         first, end = 0, len(self.records)
         if self.data.mix is not None:
             source = int(np.searchsorted(self.ends, which, side="right"))
-            first, end = int(self.ends[source]) - len(self.indices[source]), int(self.ends[source])
+            first, end = int(self.ends[source]) - len(self.shown[source]), int(self.ends[source])
         return int(torch.randint(first, end, (), generator=seeded(self.seed, _RETRY, number, attempt)))
 
 
@@ -270,7 +272,7 @@ class PretrainLoader:
         for path, reason in bad.items():
             if path not in self.bad:
                 self.bad[path] = reason
-                print(f"warning: skipped {path}: {reason} ({len(self.bad)} so far)", flush=True)
+                _log.warning("skipped %s: %s (%d so far)", printable(path), printable(reason), len(self.bad))
         files = len(self.dataset.records) + (len(self.dataset.images.records) if self.dataset.images else 0)
         if bad and len(self.bad) > self.dataset.data.max_bad * files:
             raise DataError(
@@ -280,9 +282,9 @@ class PretrainLoader:
 
 
 def worker_count(data: DataConfig) -> int:
-    """Loader processes: as asked for; otherwise none with a cache (each would fill its own), else cores - 1, at most 8."""
+    """Loader processes: as asked for, within reason; none with a cache (each would fill its own), or cores - 1, at most 8."""
     if data.workers is not None:
-        return data.workers
+        return process_count(data.workers, data.workers) if data.workers > 0 else 0
     return 0 if data.cache else min(8, usable_cores() - 1)
 
 

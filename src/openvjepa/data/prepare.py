@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import errno
-import io
 import json
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -19,19 +18,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
+from filelock import FileLock, Timeout
 
 from openvjepa.atomic import replacing
 from openvjepa.config import PrepareConfig
 from openvjepa.data import video as reader
-from openvjepa.data.cores import usable_cores
+from openvjepa.data.cores import process_count
+from openvjepa.data.files import expanded
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex, read_index
+from openvjepa.data.lists.cells import csv_text
+from openvjepa.data.lists.tables import read_table
 from openvjepa.data.transcode import Facts, copy_picture, copy_video
 from openvjepa.data.video import MEDIA_EXTENSIONS
-from openvjepa.errors import DataError, VideoError
+from openvjepa.errors import DataError, VideoError, printable
+from openvjepa.progress import Meter
 
-INDEX, ERRORS, JOURNAL = "index.csv", "errors.csv", "prepare.jsonl"
+INDEX, ERRORS, JOURNAL, LOCK = "index.csv", "errors.csv", "prepare.jsonl", ".prepare.lock"
 _MOST_WORKERS = 61  # Windows cannot wait for more processes
 _MOST_REASONS = 10  # in the summary; all are in errors.csv
 
@@ -58,7 +61,7 @@ class PrepareReport:
 
     def summary(self) -> str:
         """The same in a few lines."""
-        lines = [f"{path}: {reason}" for path, reason in list(self.bad.items())[:_MOST_REASONS]]
+        lines = [printable(f"{path}: {reason}") for path, reason in list(self.bad.items())[:_MOST_REASONS]]
         counts = (
             f"{self.copied} copied, {self.skipped} skipped as done, {len(self.bad)} bad, {len(self.damaged)} damaged"
         )
@@ -100,11 +103,13 @@ def prepare(config: PrepareConfig) -> PrepareReport:
     Raises:
         DataError: the source cannot be read, the folder holds something else or cannot be written, or a process died.
     """
-    begin, index, out, bad = time.monotonic(), read_index(config.source), Path(config.out), {}
-    job_of = _jobs(index, config)
-    jobs = list(dict.fromkeys(job_of.values()))
-    try:
-        done = _begin(config, jobs)
+    begin, index, out, bad = time.monotonic(), read_index(config.source), expanded(config.out), {}
+    files = _originals(index, config)
+    with _writing(out), _locked(out):
+        root = _common_root(config, list(files.values()))
+        job_of = _jobs(files, config, root)
+        jobs = list(dict.fromkeys(job_of.values()))
+        done = _begin(config, jobs, root)
         todo = [job for job in jobs if job not in done]
         with (out / JOURNAL).open("a", encoding="utf-8") as journal, closing(_run(todo, config)) as results:
             for job, result in results:
@@ -119,31 +124,81 @@ def prepare(config: PrepareConfig) -> PrepareReport:
         damaged = {job.source: copy.facts.errors for job, copy in done.items() if copy.facts.errors}
         _write_errors(bad, damaged, out / ERRORS)
         _write_index(index, job_of, done, out / INDEX)
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        raise DataError(f"{out}: cannot write the copies: {reason}") from None
     before, after = sum(job.source_bytes for job in done), sum(copy.bytes for copy in done.values())
     skipped, seconds = len(jobs) - len(todo), time.monotonic() - begin
     return PrepareReport(out / INDEX, len(todo) - len(bad), skipped, bad, damaged, before, after, seconds)
 
 
-def _jobs(index: VideoIndex, config: PrepareConfig) -> dict[str, _Job]:
-    """Path in the index -> job; a file that is listed twice has one job.
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Context in which a failure to write to the folder is a DataError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise DataError(f"{out}: cannot write the copies: {reason}") from None
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Context in which no other process prepares copies in the same folder.
+
+    Raises:
+        DataError: one does.
+    """
+    try:
+        with FileLock(out / LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise DataError(
+            f"{out}: another `vjepa data prepare` writes to it: wait for its end, or choose another folder"
+        ) from None
+
+
+def _originals(index: VideoIndex, config: PrepareConfig) -> dict[str, str]:
+    """Path in the index -> absolute path.
 
     Raises:
         DataError: the copies would lie among the originals.
     """
-    source = Path(config.source)
-    root = Path(os.path.abspath(source if source.is_dir() else source.parent))
+    source, target = expanded(config.source), Path(os.path.realpath(expanded(config.out)))
     files = {record.path: os.path.abspath(record.path) for record in index.records}
-    target = Path(os.path.realpath(config.out))
-    among = source.is_dir() and target.is_relative_to(os.path.realpath(root))
+    among = source.is_dir() and target.is_relative_to(os.path.realpath(source))
     if among or any(
         Path(os.path.realpath(f)).is_relative_to(target) for f in set(map(os.path.dirname, files.values()))
     ):
         raise DataError(f"{config.out}: the copies would lie among the originals: choose a folder of their own")
+    return files
+
+
+def _source_root(config: PrepareConfig) -> Path:
+    """The folder whose files keep their places in it: the source, or the folder of the list."""
+    source = expanded(config.source)
+    return Path(os.path.abspath(source if source.is_dir() else source.parent))
+
+
+def _common_root(config: PrepareConfig, files: Sequence[str]) -> str:
+    """The folder that the places of files from elsewhere are seen from: "" where there is none (several drives).
+
+    What an earlier run has chosen stays, so that finished copies keep their names, as long as all files lie in it.
+    """
+    elsewhere = [file for file in files if not Path(file).is_relative_to(_source_root(config))]
+    before = _first_line(expanded(config.out) / JOURNAL)
+    earlier = before.get("root", "") if before else None
+    if earlier is not None and all(Path(file).is_relative_to(earlier or Path(file).anchor) for file in elsewhere):
+        return earlier
+    try:
+        return os.path.commonpath([os.path.dirname(file) for file in elsewhere]) if elsewhere else ""
+    except ValueError:
+        return ""
+
+
+def _jobs(files: Mapping[str, str], config: PrepareConfig, common: str) -> dict[str, _Job]:
+    """Path in the index -> job; a file that is listed twice has one job."""
     taken, style = set[str](), (config.short_side, config.gop, config.crf)
-    jobs = {f: _Job(f, *_state(f), _name(Path(f), root, taken), *style) for f in dict.fromkeys(files.values())}
+    roots = [_source_root(config), *([Path(common)] if common else [])]
+    jobs = {f: _Job(f, *_state(f), _name(Path(f), roots, taken), *style) for f in dict.fromkeys(files.values())}
     return {path: jobs[file] for path, file in files.items()}
 
 
@@ -156,12 +211,13 @@ def _state(path: str) -> tuple[int, int]:
     return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
 
 
-def _name(file: Path, root: Path, taken: set[str]) -> str:
-    """Where the copy of a file goes: to the same place, seen from the root of the originals or of the file system.
+def _name(file: Path, roots: Sequence[Path], taken: set[str]) -> str:
+    """Where the copy of a file goes: to the same place, seen from the first root that it lies in, or of the file system.
 
     A video "a.avi" becomes "a.avi.mp4", which no other original's name depends on.
     """
-    place = file.relative_to(root if file.is_relative_to(root) else file.anchor)
+    root = next((root for root in roots if file.is_relative_to(root)), Path(file.anchor))
+    place = file.relative_to(root)
     suffix = place.suffix if is_image(file) else ".mp4"
     stem = place.with_suffix("") if place.suffix.lower() == suffix.lower() else place
     # Lists are UTF-8, are read line by line, and lose the blanks around a path.
@@ -174,15 +230,14 @@ def _name(file: Path, root: Path, taken: set[str]) -> str:
     return name
 
 
-def _begin(config: PrepareConfig, jobs: Sequence[_Job]) -> dict[_Job, _Copy]:
+def _begin(config: PrepareConfig, jobs: Sequence[_Job], root: str) -> dict[_Job, _Copy]:
     """Make the folder ready, its journal new and its index empty; returns the finished copies.
 
     Raises:
         DataError: the folder holds something else, or the copies of another source.
     """
-    out, source, done = Path(config.out), os.path.abspath(config.source), {}
+    out, source, done = expanded(config.out), os.path.abspath(expanded(config.source)), {}
     journal = out / JOURNAL
-    out.mkdir(parents=True, exist_ok=True)
     if journal.is_file():
         first, *lines = [_parsed(line) for line in journal.read_text(encoding="utf-8").splitlines()] or [{}]
         if first.get("source") != source:
@@ -194,9 +249,18 @@ def _begin(config: PrepareConfig, jobs: Sequence[_Job]) -> dict[_Job, _Copy]:
         raise DataError(f"{out}: is not empty, and not a folder of copies: choose another one")
     for part in out.rglob("*.part"):  # what a kill left
         part.unlink()
-    _write(journal, "".join(f"{json.dumps(line)}\n" for line in [{"source": source}, *map(asdict, done.values())]))
+    _write(
+        journal,
+        "".join(f"{json.dumps(line)}\n" for line in [{"source": source, "root": root}, *map(asdict, done.values())]),
+    )
     _write_csv(out / INDEX, [])  # else the class folders of an unfinished run would be read as if they were all
     return done
+
+
+def _first_line(journal: Path) -> dict[str, Any]:
+    """What a journal says about the whole folder; nothing where there is none."""
+    lines = journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else []
+    return _parsed(lines[0]) if lines else {}
 
 
 def _parsed(line: str) -> dict[str, Any]:
@@ -212,12 +276,14 @@ def _size(path: Path) -> int:
 
 def _run(jobs: Sequence[_Job], config: PrepareConfig) -> Generator[tuple[_Job, _Copy | str]]:
     """Every job with its copy, or with the reason why there is none, in the order in which they end."""
-    workers = min(config.workers or usable_cores(), max(1, len(jobs)), _MOST_WORKERS)
+    workers = process_count(config.workers, len(jobs), most=_MOST_WORKERS)
     pool = ProcessPoolExecutor(workers, initializer=_end_with_parent)
     try:
-        futures = {pool.submit(_copy, job, config.out): job for job in jobs}
-        for future in track(as_completed(futures), "copying", total=len(futures), transient=True):
-            yield futures[future], future.result()
+        futures = {pool.submit(_copy, job, str(expanded(config.out))): job for job in jobs}
+        with Meter("copying", len(futures), unit="files") as meter:
+            for done, future in enumerate(as_completed(futures), start=1):
+                yield futures[future], future.result()
+                meter.show(done)
     except BrokenProcessPool:
         why = "a copying process died, perhaps for lack of memory: go on with fewer workers"
         raise DataError(f"{config.source}: {why}") from None
@@ -266,11 +332,8 @@ def _write_index(index: VideoIndex, job_of: Mapping[str, _Job], done: Mapping[_J
 def _columns(index: VideoIndex) -> list[dict[str, str]]:
     """What the source says about each video, column by column: those of a CSV, or path, label and split."""
     source = Path(index.source)
-    if source.is_file() and source.suffix.lower() not in MEDIA_EXTENSIONS:
-        lines = [line for line in source.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        header, *rows = [[field.strip() for field in next(csv.reader([line]))] for line in lines]
-        if "path" in header:
-            return [dict(zip(header, row, strict=True)) for row in rows]
+    if source.is_file() and source.suffix.lower() not in MEDIA_EXTENSIONS and (table := read_table(source)):
+        return list(table.rows)
     names = [*(index.classes or ()), ""]  # the label -1, none, is the last
     found = zip(index.records, index.labels, strict=True)
     return [{"path": record.path, "label": names[label], "split": record.split or ""} for record, label in found]
@@ -285,11 +348,7 @@ def _write_errors(bad: Mapping[str, str], damaged: Mapping[str, int], path: Path
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["path"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    _write(path, text.getvalue())
+    _write(path, csv_text(list(rows[0]) if rows else ["path"], rows))
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,6 +10,8 @@ from openvjepa.config import ProbeConfig
 from openvjepa.data.index import VideoIndex, read_index, sorted_classes, stratified_split
 from openvjepa.errors import ConfigError, DataError
 
+_NEEDS = "a classifier needs class folders, a list of `path label` lines, or a CSV with a label column"
+
 
 def read_splits(config: ProbeConfig) -> dict[str, VideoIndex]:
     """The splits train, val and test, all with the same classes.
@@ -73,10 +75,8 @@ def _read(source: str, label: str | None) -> VideoIndex:
     """An index in which every video has a label."""
     index = read_index(source, label=label)
     if index.classes is None:
-        raise DataError(
-            f"{index.source}: the videos have no labels: a classifier needs class folders, a list of `path label` lines, or "
-            "a CSV with a label column (of several, choose one with --label)"
-        )
+        has = f"its columns are {', '.join(index.columns)}: choose one with --label" if index.columns else _NEEDS
+        raise DataError(f"{index.source}: the videos have no labels: {has}")
     unlabelled = [record.path for record in index.records if record.label is None]
     if unlabelled:
         raise DataError(

@@ -8,6 +8,7 @@ whatever the motion is, and each motion has an opposite that passes through the 
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from openvjepa.config import ShapesConfig
-from openvjepa.data.cores import usable_cores
+from openvjepa.data.cores import process_count
 from openvjepa.errors import DataError
 
 # name: (velocity right, velocity down, turns, growth) per clip; velocities in shares of the frame, growth as log2 of the size.
@@ -159,7 +160,7 @@ def make_shapes(config: ShapesConfig, *, workers: int | None = None) -> Path:
     jobs = list(_jobs(config))
     try:
         (out / "videos").mkdir(parents=True, exist_ok=True)
-        workers = min(8, usable_cores()) if workers is None else workers
+        workers = process_count(workers, len(jobs))
         if workers > 1:
             with ProcessPoolExecutor(workers) as pool:
                 list(pool.map(_write_job, [config] * len(jobs), jobs, chunksize=8))
@@ -209,7 +210,7 @@ def write_video(path: Path, frames: NDArray[np.uint8], *, fps: int | Fraction) -
     x264's AVX-512 code gives other files from run to run.
     """
     options = {"crf": "18", "preset": "veryfast", "g": "12", "mbtree": "0"}
-    with av.open(str(path), "w") as container:
+    with av.open(os.path.abspath(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

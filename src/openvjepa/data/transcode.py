@@ -7,6 +7,7 @@ shows the frames of its original at the same times.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def _encode(video: Video, part: Path, images: Iterator[av.VideoFrame], options: 
     first = next(images)
     base = _time_base(video.times, first.time_base)
     try:
-        with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        with av.open(os.path.abspath(part), "w", format="mp4", options={"movflags": "faststart"}) as container:
             stream = _add_stream(container, first, video, base, options)
             for image, time in zip(chain([first], images), video.times, strict=True):
                 if (image.width, image.height) != (stream.width, stream.height):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from openvjepa.data.files import why_not_readable
 from openvjepa.data.images import IMAGE_EXTENSIONS, image_codec, is_image, is_image_name, read_images
 from openvjepa.errors import VideoError
 
@@ -106,10 +109,10 @@ class Video:
             short_side: as for `frames`.
 
         Raises:
-            VideoError: a time is negative, or too much of the file cannot be decoded.
+            VideoError: a time is negative or not finite, or too much of the file cannot be decoded.
         """
-        if len(times) and min(times) < 0:
-            raise VideoError(self.path, f"asked for the frame at {min(times):.3f} s")
+        if wrong := [time for time in times if not 0 <= time < math.inf]:
+            raise VideoError(self.path, f"asked for the frame at {wrong[0]:.3f} s")
         indices = np.searchsorted(self.times, np.asarray(times) + 1e-6, side="right") - 1
         return self.frames([int(i) for i in indices], short_side=short_side)
 
@@ -227,6 +230,7 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         VideoError: nothing in it can be decoded.
     """
+    _stamp(Path(path))
     if files := _pictures(str(path)):
         sizes = [pixels.shape[:2] for _, pixels in read_images(list(enumerate(files)))]
         (height, width), lost = sizes[0], len(files) - len(sizes)
@@ -270,7 +274,8 @@ class _ToRGB:
 def _open(path: str, threads: int) -> Iterator[tuple[Any, Any]]:
     """Context of (container, video stream) with the decoding threads set; FFmpeg's errors become VideoError."""
     try:
-        with av.open(path) as container:
+        # Of a bare name, FFmpeg would take what stands before a colon for a protocol.
+        with av.open(os.path.abspath(path)) as container:
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
                 raise VideoError(path, "no video stream in it")
@@ -284,8 +289,6 @@ def _open(path: str, threads: int) -> Iterator[tuple[Any, Any]]:
 
 
 def _reason(error: Exception, path: str) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
     if Path(path).is_file() and Path(path).stat().st_size == 0:
         return "the file is empty"
     if isinstance(error, (av.error.InvalidDataError, av.error.EOFError)):
@@ -332,11 +335,14 @@ def _decode(
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change: a file that changes gets a new table."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise VideoError(path, _reason(error, str(path))) from None
+    """Size and time of change: a file that changes gets a new table.
+
+    Raises:
+        VideoError: missing, or neither a regular file nor a folder (reading a pipe or a device may never end).
+    """
+    if reason := why_not_readable(path):
+        raise VideoError(path, reason)
+    stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
 
 
