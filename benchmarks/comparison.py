@@ -29,7 +29,7 @@ import torch
 
 from openvjepa import __version__
 from openvjepa.commands.finetune import finetune
-from openvjepa.commands.pretrain import PretrainTask, pretrain
+from openvjepa.commands.pretrain import pretrain
 from openvjepa.commands.probe import probe
 from openvjepa.config import (
     PRESETS,
@@ -41,6 +41,7 @@ from openvjepa.config import (
     ShapesConfig,
 )
 from openvjepa.data.synthetic import make_shapes
+from openvjepa.pretraining.task import PretrainTask
 from openvjepa.weights.hub import save_model
 
 RESULTS = Path(__file__).parent / "results" / "comparison.json"

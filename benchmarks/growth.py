@@ -23,9 +23,9 @@ import torch
 from matplotlib.figure import Figure
 
 from openvjepa.bench.measure import MASKS, machine, random_batch
-from openvjepa.commands.pretrain import PretrainTask
 from openvjepa.config import ModelConfig, PretrainConfig, TrainConfig
 from openvjepa.model.flops import step_flops
+from openvjepa.pretraining.task import PretrainTask
 from openvjepa.train.distributed import make_runtime
 from openvjepa.train.optim import make_optimizer
 

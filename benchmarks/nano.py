@@ -40,7 +40,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from openvjepa.commands.pretrain import PretrainTask
 from openvjepa.config import PRESETS, PrepareConfig, PretrainConfig, ShapesConfig, from_mapping, to_mapping
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.images import is_image
@@ -50,11 +49,12 @@ from openvjepa.data.prepare import prepare
 from openvjepa.data.synthetic import make_shapes
 from openvjepa.data.transforms import normalize
 from openvjepa.features.encode import encode
+from openvjepa.metrics import rankme
 from openvjepa.model.encoder import Encoder, cut_tubelets
-from openvjepa.probing.heads import Recipe
-from openvjepa.probing.outcomes import KINDS, probe_features
+from openvjepa.pretraining.task import PretrainTask
+from openvjepa.probing.attentive import Recipe
+from openvjepa.probing.probes import KINDS, probe_features
 from openvjepa.train.distributed import Runtime, make_runtime
-from openvjepa.train.metrics import rankme
 from openvjepa.train.trainer import accumulation, fit
 
 STEPS = 45  # of nano-JEPA's recipe: 15 epochs of 3 steps, as many as its configuration gives an epoch

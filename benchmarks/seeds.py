@@ -37,12 +37,13 @@ import torch
 from matplotlib.figure import Figure
 
 from openvjepa.commands.finetune import finetune
-from openvjepa.commands.pretrain import PretrainTask, pretrain
+from openvjepa.commands.pretrain import pretrain
 from openvjepa.commands.probe import probe
 from openvjepa.config import FINETUNE_PRESETS as PRESETS
 from openvjepa.config import FinetuneConfig, ProbeConfig, ShapesConfig
 from openvjepa.config.presets import demo
 from openvjepa.data.synthetic import MOTIONS, make_shapes
+from openvjepa.pretraining.task import PretrainTask
 from openvjepa.train.logs import read_metrics
 from openvjepa.weights.hub import save_model
 

@@ -30,11 +30,11 @@ from typing import Any
 import torch
 
 from openvjepa.bench.measure import MASKS, machine, product_rate, random_batch
-from openvjepa.commands.pretrain import PretrainTask
 from openvjepa.config import ModelConfig, PretrainConfig, TrainConfig, to_mapping
 from openvjepa.data.transforms import normalize
 from openvjepa.model import kernels
 from openvjepa.model.flops import step_flops
+from openvjepa.pretraining.task import PretrainTask
 from openvjepa.train import distributed
 from openvjepa.train.distributed import make_runtime
 from openvjepa.train.trainer import fit

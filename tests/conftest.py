@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,9 @@ def saved(encoder: Encoder, tmp_path: Path) -> Path:
     """Folder of the encoder."""
     save_model(tmp_path / "model", encoder)
     return tmp_path / "model"
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog: pytest.LogCaptureFixture) -> None:
+    """Tests see what the library says at INFO."""
+    caplog.set_level(logging.INFO, logger="openvjepa")

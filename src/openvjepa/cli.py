@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import errno
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that cannot show a character must not stop the run
+    _log_to_console()
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(args)
@@ -39,6 +41,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"vjepa: error: {_one_line(error)}", file=sys.stderr)
         return 1
+
+
+class _Console(logging.Handler):
+    """Progress on stdout, warnings on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        stream = sys.stderr if prefix or "--json" in sys.argv else sys.stdout
+        print(f"{prefix}{record.getMessage()}", file=stream, flush=True)
+
+
+def _log_to_console() -> None:
+    log = logging.getLogger("openvjepa")
+    log.setLevel(logging.INFO)
+    log.handlers = [_Console()]
 
 
 def _dispatch(args: list[str]) -> int:

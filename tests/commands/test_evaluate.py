@@ -26,7 +26,7 @@ from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.inference.classifier import VideoClassifier, load_classifier, save_classifier
 from openvjepa.inference.ensemble import combine, in_order, load_members
-from openvjepa.metrics import reliability, score
+from openvjepa.metrics import classification_metrics, reliability
 from openvjepa.model.encoder import Encoder
 from openvjepa.weights.hub import save_model
 
@@ -44,7 +44,7 @@ def random_answers(videos: int, classes: int, seed: int = 0) -> tuple[Any, Any]:
 def test_scores_are_scikit_learns(classes: int) -> None:
     probabilities, labels = random_answers(200, classes)
     named, every = probabilities.argmax(1), list(range(classes))
-    found = score(probabilities, labels, [f"c{i}" for i in every])
+    found = classification_metrics(probabilities, labels, [f"c{i}" for i in every])
     assert found.top1 == pytest.approx(100 * metrics.accuracy_score(labels, named))
     assert found.mean_class == pytest.approx(100 * metrics.balanced_accuracy_score(labels, named))
     assert found.log_loss == pytest.approx(metrics.log_loss(labels, probabilities, labels=every))
@@ -64,7 +64,7 @@ def test_scores_are_scikit_learns(classes: int) -> None:
         if row.videos:
             assert row.f1 == pytest.approx(100 * f1[i])
             others = [(n, j) for j, n in enumerate(found.confusion[i]) if j != i and n]
-            assert row.taken_for == (f"c{max(others, key=lambda o: (o[0], -o[1]))[1]}" if others else None)
+            assert row.confused_with == (f"c{max(others, key=lambda o: (o[0], -o[1]))[1]}" if others else None)
     assert found.per_class[-1].recall is None
 
 
@@ -72,7 +72,7 @@ def test_calibration_has_a_closed_form() -> None:
     # 10 videos said with 0.9, of which 7 are right; 4 with 0.55, of which 3 are: ECE = 10/14 * 0.2 + 4/14 * 0.2
     probabilities = np.array([[0.9, 0.1]] * 10 + [[0.45, 0.55]] * 4)
     labels = np.array([0] * 7 + [1] * 3 + [1] * 3 + [0])
-    found = score(probabilities, labels, ["a", "b"])
+    found = classification_metrics(probabilities, labels, ["a", "b"])
     assert found.ece == pytest.approx(20)
     filled = {round(b.low * 15): (b.videos, b.confidence, b.accuracy) for b in found.bins if b.videos}
     assert filled == {
@@ -80,7 +80,7 @@ def test_calibration_has_a_closed_form() -> None:
         13: (10, pytest.approx(0.9), pytest.approx(0.7)),
     }
     assert len(found.bins) == 15
-    certain = score(np.eye(3)[[0, 1, 2]], np.array([0, 1, 2]), list("abc"))
+    certain = classification_metrics(np.eye(3)[[0, 1, 2]], np.array([0, 1, 2]), list("abc"))
     assert (certain.ece, certain.bins[14].videos) == (0, 3)
     # A confidence on a border belongs to the bin below it.
     borders = np.array([[i / 15, 1 - i / 15] for i in range(8, 16)])
@@ -95,7 +95,7 @@ def test_calibration_is_the_plain_sum_over_bins() -> None:
         inside = (confidence > i / 15) & (confidence <= (i + 1) / 15)
         if inside.any():
             total += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    assert score(probabilities, labels, list("abcd")).ece == pytest.approx(100 * total)
+    assert classification_metrics(probabilities, labels, list("abcd")).ece == pytest.approx(100 * total)
 
 
 def test_answers_are_combined_as_by_hand() -> None:
@@ -165,20 +165,20 @@ def judge(tmp_path: Path, *names: object, **more: Any) -> EvaluateResult:
 def test_a_probe_is_judged_as_it_was_tested(run: ProbeResult, shapes: Path, tmp_path: Path) -> None:
     found = judge(tmp_path, run.out, shapes)
     truth = run.outcomes["linear"]
-    (verdict,) = found.verdicts
-    np.testing.assert_allclose(verdict.probabilities, truth.probabilities, atol=1e-6)
-    assert verdict.scores.top1 == pytest.approx(truth.test_top1)
-    assert verdict.scores.confusion == truth.confusion
-    assert {row.name: row.recall for row in verdict.scores.per_class} == truth.per_class
-    assert (verdict.passes, len(found.index), found.left_out) == (4, 24, 0)
-    assert verdict.seconds_per_clip == verdict.seconds_per_video / 4 > 0
-    more = judge(tmp_path, run.out, shapes, segments=3, views=1).verdicts[0]
+    (evaluation,) = found.evaluations
+    np.testing.assert_allclose(evaluation.probabilities, truth.probabilities, atol=1e-6)
+    assert evaluation.metrics.top1 == pytest.approx(truth.test_top1)
+    assert evaluation.metrics.confusion == truth.confusion
+    assert {row.name: row.recall for row in evaluation.metrics.per_class} == truth.to_dict()["per_class"]
+    assert (evaluation.passes, len(found.index), found.left_out) == (4, 24, 0)
+    assert evaluation.seconds_per_clip == evaluation.seconds_per_video / 4 > 0
+    more = judge(tmp_path, run.out, shapes, segments=3, views=1).evaluations[0]
     assert more.passes == 3
-    quick = judge(tmp_path, run.out, shapes, fps=1000.0).verdicts[0]  # shows the middle frame alone, four times
-    still = judge(tmp_path, run.out, shapes, frame_step=1).verdicts[0]
-    assert not np.allclose(quick.probabilities, verdict.probabilities, atol=1e-4)
-    np.testing.assert_allclose(still.probabilities, verdict.probabilities, atol=1e-6)
-    assert not np.allclose(more.probabilities, verdict.probabilities, atol=1e-4)
+    quick = judge(tmp_path, run.out, shapes, fps=1000.0).evaluations[0]  # shows the middle frame alone, four times
+    still = judge(tmp_path, run.out, shapes, frame_step=1).evaluations[0]
+    assert not np.allclose(quick.probabilities, evaluation.probabilities, atol=1e-4)
+    np.testing.assert_allclose(still.probabilities, evaluation.probabilities, atol=1e-6)
+    assert not np.allclose(more.probabilities, evaluation.probabilities, atol=1e-4)
 
 
 def test_an_evaluation_writes_what_it_found(run: ProbeResult, shapes: Path, tmp_path: Path, capsys: Any) -> None:
@@ -188,7 +188,7 @@ def test_an_evaluation_writes_what_it_found(run: ProbeResult, shapes: Path, tmp_
     written = json.loads((found.out / "results.json").read_text())
     assert {key: written[key] for key in printed} == printed
     (result,) = written["results"]
-    assert result["top1"] == found.verdicts[0].scores.top1
+    assert result["top1"] == found.evaluations[0].metrics.top1
     assert (result["name"], result["passes_per_video"]) == ("linear", 4)
     assert len(result["bins"]) == 15
     rows = list(csv.DictReader((found.out / "predictions.csv").open()))
@@ -209,15 +209,15 @@ def test_heads_of_one_encoder_share_its_pass(
     counted.clear()
     found = judge(tmp_path, run.out, second.out, shapes)
     assert sum(counted) == 24 * 4, "24 videos x 4 clips, once"
-    assert [v.passes for v in found.verdicts] == [4, 4, 4]
+    assert [v.passes for v in found.evaluations] == [4, 4, 4]
     counted.clear()
     found = judge(tmp_path, run.out, second.out, other.out, shapes)
     assert sum(counted) == 2 * 24 * 4
-    assert [v.passes for v in found.verdicts] == [4, 4, 4, 8]
-    assert [v.name for v in found.verdicts] == ["linear", "attentive", "third", "all 3 (mean softmax)"]
-    alone = [judge(tmp_path, out, shapes).verdicts[0].probabilities for out in (run.out, second.out, other.out)]
-    np.testing.assert_allclose(found.verdicts[3].probabilities, np.mean(alone, axis=0), atol=1e-6)
-    voted = judge(tmp_path, run.out, second.out, other.out, shapes, combine="vote").verdicts[3]
+    assert [v.passes for v in found.evaluations] == [4, 4, 4, 8]
+    assert [v.name for v in found.evaluations] == ["linear", "attentive", "third", "all 3 (mean softmax)"]
+    alone = [judge(tmp_path, out, shapes).evaluations[0].probabilities for out in (run.out, second.out, other.out)]
+    np.testing.assert_allclose(found.evaluations[3].probabilities, np.mean(alone, axis=0), atol=1e-6)
+    voted = judge(tmp_path, run.out, second.out, other.out, shapes, combine="vote").evaluations[3]
     np.testing.assert_allclose(voted.probabilities, np.mean([np.eye(6)[a.argmax(1)] for a in alone], axis=0), atol=1e-8)
     videos = tuple(record.path for record in read_index(shapes).select("test").records)
     counted.clear()
@@ -241,11 +241,11 @@ def test_other_clips_need_a_pass_of_their_own(
 ) -> None:
     own = load_classifier(run.out)
     save_classifier(tmp_path / "middle", replace(own, plan=replace(own.plan, segments=1)))
-    alone = [judge(tmp_path, name, shapes).verdicts[0].probabilities for name in (run.out, tmp_path / "middle")]
+    alone = [judge(tmp_path, name, shapes).evaluations[0].probabilities for name in (run.out, tmp_path / "middle")]
     counted.clear()
-    first, second, together = judge(tmp_path, run.out, tmp_path / "middle", shapes).verdicts
+    first, second, together = judge(tmp_path, run.out, tmp_path / "middle", shapes).evaluations
     assert sum(counted) == 24 * (4 + 2)
-    assert [verdict.passes for verdict in (first, second, together)] == [4, 2, 6]
+    assert [evaluation.passes for evaluation in (first, second, together)] == [4, 2, 6]
     np.testing.assert_allclose([first.probabilities, second.probabilities], alone, atol=1e-9)
     assert not np.allclose(alone[0], alone[1], atol=1e-4)
 
@@ -268,7 +268,7 @@ def test_classes_are_matched_by_name(run: ProbeResult, shapes: Path, tmp_path: P
     names = tuple(own.classes[i] for i in order)
     save_classifier(tmp_path / "turned", VideoClassifier(own.encoder, head, names, own.plan))
     found = judge(tmp_path, run.out, tmp_path / "turned", shapes)
-    first, second, together = (verdict.probabilities for verdict in found.verdicts)
+    first, second, together = (evaluation.probabilities for evaluation in found.evaluations)
     np.testing.assert_allclose(first, second, atol=1e-6)
     np.testing.assert_allclose(first, together, atol=1e-6)
     video = read_index(shapes).records[0].path
@@ -288,9 +288,9 @@ def test_labels_that_a_run_does_not_know_are_listed(
     rows = [(r.path, "star") for r in read_index(shapes).select("test").records[:3]]
     few = listing(tmp_path / "few.csv", rows)
     found = judge(tmp_path, run.out, few, label=None)  # one class: no other has videos
-    by_name = {row.name: row for row in found.verdicts[0].scores.per_class}
+    by_name = {row.name: row for row in found.evaluations[0].metrics.per_class}
     assert (by_name["star"].videos, by_name["ring"].recall) == (3, None)
-    assert found.verdicts[0].scores.mean_class == by_name["star"].recall
+    assert found.evaluations[0].metrics.mean_class == by_name["star"].recall
     motion = probe(settings(saved, shapes, tmp_path, "motion", label="motion"))
     with pytest.raises(DataError, match="motion does not know 1 of its classes"):
         judge(tmp_path, run.out, motion.out, few, label=None)
@@ -314,7 +314,7 @@ def test_unreadable_videos_are_counted_and_reported(
         tmp_path, run.out, listing(tmp_path / "some.csv", [rows[0], (str(bad), "star"), *rows[1:]]), label=None
     )
     assert (found.skipped, len(found.index)) == ({str(bad): "the file is empty"}, 6)
-    np.testing.assert_allclose(found.verdicts[0].probabilities, run.outcomes["linear"].probabilities[:6], atol=1e-6)
+    np.testing.assert_allclose(found.evaluations[0].probabilities, run.outcomes["linear"].probabilities[:6], atol=1e-6)
     assert "1 cannot be read" in capsys.readouterr().out
     assert "bad.mp4" in (found.out / "report.html").read_text()
     with pytest.raises(DataError, match=r"none of 1 videos can be read, for example .*bad\.mp4: the file is empty"):
@@ -328,7 +328,7 @@ def test_videos_that_a_run_was_trained_on_are_left_out(saved: Path, shapes: Path
     trained = probe(settings(saved, bare, tmp_path, "bare", label=None))
     found = judge(tmp_path, trained.out, bare, label=None)
     assert found.left_out == trained.videos["train"] + trained.videos["val"]
-    assert found.verdicts[0].scores.top1 == pytest.approx(trained.outcomes["linear"].test_top1)
+    assert found.evaluations[0].metrics.top1 == pytest.approx(trained.outcomes["linear"].test_top1)
     assert len(judge(tmp_path, trained.out, bare, label=None, split="all").index) == 88
     seen = listing(tmp_path / "seen.csv", [(r.path, names[r.label or 0]) for r in index.records if r.split == "train"])
     whole = probe(settings(saved, shapes, tmp_path, "whole"))
@@ -367,7 +367,7 @@ def test_a_model_that_says_nothing_about_clips_can_be_judged(run: ProbeResult, s
     plan = load_classifier(tmp_path / "plain").plan
     assert (plan.spec.num_frames, plan.spec.frame_step, plan.clips) == (4, 4, 1)
     found = judge(tmp_path, tmp_path / "plain", shapes)
-    assert found.verdicts[0].passes == 1
+    assert found.evaluations[0].passes == 1
 
 
 def test_a_folder_of_hugging_face_is_judged_by_its_labels(shapes: Path, tmp_path: Path) -> None:
@@ -376,28 +376,28 @@ def test_a_folder_of_hugging_face_is_judged_by_its_labels(shapes: Path, tmp_path
     theirs = transformers.AutoModelForVideoClassification.from_pretrained(source).eval()
     paths = [record.path for record in read_index(shapes).records[:6]]
     rows = [(path, f"class_{i % 4}") for i, path in enumerate(paths)]
-    (verdict,) = judge(tmp_path, source, listing(tmp_path / "labelled.csv", rows), label=None).verdicts
-    for path, shares in zip(paths, verdict.probabilities, strict=True):
+    (evaluation,) = judge(tmp_path, source, listing(tmp_path / "labelled.csv", rows), label=None).evaluations
+    for path, shares in zip(paths, evaluation.probabilities, strict=True):
         frames = read_clip(path, num_frames=8, frame_step=4)
         (clip,) = eval_views(frames.numpy(), (32, 32), 1)
         with torch.no_grad():
             logits = theirs(pixel_values_videos=normalize(clip[None]).transpose(1, 2)).logits[0]
         np.testing.assert_allclose(shares, logits.softmax(-1).numpy(), atol=1e-5)
-    named = [theirs.config.id2label[int(i)] for i in verdict.probabilities.argmax(1)]
-    assert verdict.scores.top1 == pytest.approx(100 * metrics.accuracy_score([label for _, label in rows], named))
+    named = [theirs.config.id2label[int(i)] for i in evaluation.probabilities.argmax(1)]
+    assert evaluation.metrics.top1 == pytest.approx(100 * metrics.accuracy_score([label for _, label in rows], named))
     (found,) = predict(PredictConfig(str(source), (paths[0],), workers=0, top=5))
-    np.testing.assert_allclose([p for _, p in found.top], sorted(verdict.probabilities[0])[::-1], atol=1e-6)
+    np.testing.assert_allclose([p for _, p in found.top], sorted(evaluation.probabilities[0])[::-1], atol=1e-6)
 
 
 def test_a_fine_tuned_model_is_judged_as_it_was_tested(
     saved: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openvjepa.finetuning.run.write_documents", lambda *arguments: None)
+    monkeypatch.setattr("openvjepa.commands.finetune.write_documents", lambda *arguments: None)
     config = FinetuneConfig(str(shapes), str(saved), str(tmp_path / "tuned"), label="appearance", epochs=1, workers=0)
     tuned = finetune(replace(config, tune="last", frame_step=1, precision="fp32"))
     assert tuned is not None
-    (verdict,) = judge(tmp_path, tuned.out, shapes).verdicts
-    np.testing.assert_allclose(verdict.probabilities, tuned.outcome.probabilities, atol=1e-5)
+    (evaluation,) = judge(tmp_path, tuned.out, shapes).evaluations
+    np.testing.assert_allclose(evaluation.probabilities, tuned.outcome.probabilities, atol=1e-5)
 
 
 def test_the_command_line_evaluates_and_combines(run: ProbeResult, shapes: Path, tmp_path: Path, capsys: Any) -> None:

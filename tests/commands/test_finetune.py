@@ -79,7 +79,7 @@ def config(shapes: Path, tmp_path: Path) -> FinetuneConfig:
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """No pictures and pages, which take most of a small run's time, but for the tests that look at them."""
     if "documents" not in request.fixturenames:
-        monkeypatch.setattr("openvjepa.finetuning.run.write_documents", lambda *arguments: None)
+        monkeypatch.setattr("openvjepa.commands.finetune.write_documents", lambda *arguments: None)
         monkeypatch.setattr("openvjepa.reports.finetune.Pictures.__call__", lambda *arguments: None)
 
 
@@ -330,7 +330,7 @@ def test_cached_features_give_what_the_frozen_encoder_gives(config: FinetuneConf
         assert a.keys() == b.keys()
         for key in set(a) - {"step"}:
             assert a[key] == pytest.approx(b[key], abs=1e-5), key
-    np.testing.assert_allclose(cached.outcome.probabilities, direct.outcome.probabilities, atol=1e-5)
+    np.testing.assert_allclose(cached.probabilities, direct.probabilities, atol=1e-5)
     left, right = weights_of(tmp_path / "cached"), weights_of(tmp_path / "direct")
     for key, value in left.items():
         torch.testing.assert_close(value, right[key], rtol=0, atol=1e-5)
@@ -345,20 +345,20 @@ def test_a_run_writes_what_it_found(config: FinetuneConfig, capsys: pytest.Captu
     assert found["videos"] == result.videos == {"train": 48, "val": 16, "test": 24}
     outcome = found["probes"]["attentive"]
     counts = np.array(outcome["confusion"])
-    assert outcome["test_top1"] == pytest.approx(100 * np.trace(counts) / 24) == result.outcome.test_top1
+    assert outcome["test_top1"] == pytest.approx(100 * np.trace(counts) / 24) == result.metrics.top1
     rows = records(out)
     validated = [row for row in rows if "val_top1" in row]
     assert [row["epoch"] for row in validated] == [0, 1, 2]
     best = max(validated[1:], key=lambda row: (row["val_top1"], -row["val_loss"]))
-    assert (result.best_epoch, result.outcome.val_top1) == (best["epoch"], best["val_top1"])
+    assert (result.best_epoch, result.val_top1) == (best["epoch"], best["val_top1"])
     assert [row["lr"] for row in rows[1:]] == pytest.approx(
         [3e-3 * 0.5 * (1 + np.cos(np.pi * step / 6)) for step in range(1, 7)], abs=1e-9
     )
     assert read_yaml(FinetuneConfig, out / "config.yaml").class_weights == "balanced"
     card, page = (out / "README.md").read_text(), (out / "report.html").read_text()
-    for text in ("## Data", "48 train", "## Recipe", "## Figures", "## Limits", "g of CO2", "480 g of CO2 a kWh"):
+    for text in ("## Data", "48 train", "## Recipe", "## Metrics", "## Limits", "g of CO2", "480 g of CO2 a kWh"):
         assert text in card
-    assert f"{result.outcome.test_top1:.1f} %" in card
+    assert f"{result.metrics.top1:.1f} %" in card
     assert "Accuracy on validation videos" in page
     assert "Predictions" in page
     assert (out / "confusion.png").read_bytes().startswith(b"\x89PNG")
@@ -374,7 +374,7 @@ def test_a_run_writes_what_it_found(config: FinetuneConfig, capsys: pytest.Captu
     predict(PredictConfig(str(out), tuple(str(shapes / r["path"]) for r in rows_of), json=True, top=1, workers=0))
     named = [item["top"][0]["class"] for item in json.loads(capsys.readouterr().out)]
     right = np.mean([name == row["appearance"] for name, row in zip(named, rows_of, strict=True)])
-    assert 100 * right == pytest.approx(result.outcome.test_top1)
+    assert 100 * right == pytest.approx(result.metrics.top1)
 
 
 def tensorboard_tags(out: Path) -> dict[str, set[str]]:
@@ -424,7 +424,7 @@ def test_the_card_of_hugging_face_is_a_preset() -> None:
 
 
 def test_patience_ends_a_run_that_gets_no_better(
-    config: FinetuneConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: FinetuneConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = run(config, epochs=30, patience=2, lr=0.5, clip_grad=None)
     validated = [row for row in records(config.out) if "val_top1" in row][1:]
@@ -432,10 +432,10 @@ def test_patience_ends_a_run_that_gets_no_better(
     best = max(range(len(scores)), key=lambda i: scores[i])
     assert result.epochs == len(scores) == best + 3 < 30
     assert result.best_epoch == best + 1
-    assert "stopped early: nothing better for 2 epochs" in capsys.readouterr().out
+    assert "stopped early: no better epoch in the last 2" in caplog.text
     again = run(config, epochs=30, patience=2, lr=0.5, clip_grad=None, resume=True)
     assert (again.epochs, again.best_epoch) == (result.epochs, result.best_epoch)
-    assert np.array_equal(again.outcome.probabilities, result.outcome.probabilities)
+    assert np.array_equal(again.probabilities, result.probabilities)
     run(config, model=config.out, out=str(tmp_path / "next"), epochs=1)
     start = records(tmp_path / "next")[0]
     assert start["val_loss"] == pytest.approx(-scores[best][1], abs=1e-6), "the best weights were saved, not the last"
@@ -487,16 +487,16 @@ def test_interrupted_is_none(config: FinetuneConfig, monkeypatch: pytest.MonkeyP
 
 
 def test_a_run_goes_on_from_its_own_classifier(
-    config: FinetuneConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: FinetuneConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = run(config, lr=5e-3, epochs=3)
     second = run(config, model=config.out, out=str(tmp_path / "second"), epochs=1, lr=1e-9)
     rows = [row for row in records(tmp_path / "second") if "val_top1" in row]
-    assert rows[0]["val_top1"] == first.outcome.val_top1, "before training"
-    np.testing.assert_allclose(second.outcome.probabilities, first.outcome.probabilities, atol=1e-5)
-    capsys.readouterr()
+    assert rows[0]["val_top1"] == first.val_top1, "before training"
+    np.testing.assert_allclose(second.probabilities, first.probabilities, atol=1e-5)
+    caplog.clear()
     other = run(config, model=config.out, out=str(tmp_path / "third"), label="motion", epochs=1, lr=1e-9)
-    said = capsys.readouterr().out
+    said = caplog.text
     assert "the labels disagree with the checkpoint" in said
     assert "knows 6 others (circle, cross, ring, square, ...)" in said
     assert len(other.classes) == 8
@@ -504,7 +504,7 @@ def test_a_run_goes_on_from_its_own_classifier(
     start = weights_of(config.out)
     assert all(torch.allclose(value, start[key], atol=1e-6) for key, value in pooler.items()), "the pooler is kept"
     run(config, model=config.out, out=str(tmp_path / "fourth"), epochs=1, head="linear")
-    assert "is not linear: a new one is trained" in capsys.readouterr().out
+    assert "is not linear: a new one is trained" in caplog.text
 
 
 def test_classes_in_another_order_are_the_same_classes(config: FinetuneConfig, tmp_path: Path) -> None:
@@ -538,18 +538,18 @@ def videos(shapes: Path) -> list[Path]:
 
 
 def test_a_batch_larger_than_the_data_set(
-    config: FinetuneConfig, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: FinetuneConfig, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [(path, "ab"[i % 2], ("train", "train", "val", "test")[i // 2 % 4]) for i, path in enumerate(videos[:16])]
     result = run(config, source=listing(tmp_path, rows), label=None, batch_size=64, micro_batch=16)
     assert result.videos == {"train": 8, "val": 4, "test": 4}
-    assert "note: 8 videos to train on: a step takes 8, not 64 clips" in capsys.readouterr().out
+    assert "8 videos to train on: a step takes 8 clips, not 64" in caplog.text
     assert [row["step"] for row in records(config.out)] == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("documents")
 def test_one_video_of_a_class(
-    config: FinetuneConfig, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: FinetuneConfig, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     single = [(path, name, "") for path, name in zip(videos, "aab", strict=False)]
     with pytest.raises(
@@ -558,15 +558,15 @@ def test_one_video_of_a_class(
         run(config, source=listing(tmp_path, single), label=None)
     given = [(videos[0], "a", "train"), (videos[1], "b", "train"), (videos[2], "a", "val"), (videos[3], "b", "test")]
     result = run(config, source=listing(tmp_path, given), label=None)
-    said = capsys.readouterr().out
-    assert "note: the split test has no videos of a" in said
-    assert "note: the split val has no videos of b" in said
-    assert result.outcome.per_class["a"] is None
+    said = caplog.text
+    assert "the split test has no videos of a" in said
+    assert "the split val has no videos of b" in said
+    assert {row.name: row.recall for row in result.metrics.per_class}["a"] is None
     assert "| a | no test videos |" in (Path(config.out) / "README.md").read_text()
 
 
 def test_one_class_and_an_empty_class(
-    config: FinetuneConfig, videos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: FinetuneConfig, videos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tmp_path / "folders"
     for i, path in enumerate(videos[:10]):
@@ -580,7 +580,7 @@ def test_one_class_and_an_empty_class(
         (root / "other" / f"{i}.mp4").write_bytes(path.read_bytes())
     result = run(config, source=str(root), label=None)
     assert result.classes == ("only", "other")
-    assert "note: no videos in the class nothing: it is left out" in capsys.readouterr().out
+    assert "no videos in the class nothing: it is left out" in caplog.text
 
 
 @pytest.mark.parametrize("cache", [True, False])

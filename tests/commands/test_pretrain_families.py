@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from openvjepa.commands.pretrain import PretrainTask, pretrain
+from openvjepa.commands.pretrain import pretrain
 from openvjepa.config import (
     PRESETS,
     DataConfig,
@@ -27,6 +27,7 @@ from openvjepa.config import (
 )
 from openvjepa.data.synthetic import make_shapes
 from openvjepa.errors import CheckpointError, ConfigError, DataError
+from openvjepa.pretraining.task import PretrainTask
 from openvjepa.train.checkpoint import list_checkpoints, load_checkpoint
 from openvjepa.train.logs import read_metrics
 from openvjepa.weights.hub import load_model, save_model
@@ -195,7 +196,7 @@ def test_codes_of_another_shape_are_made_anew(shapes: Path, tmp_path: Path) -> N
     torch.testing.assert_close(second.blocks[0].mlp.fc1.weight, first.blocks[0].mlp.fc1.weight, rtol=0, atol=1e-25)
 
 
-def test_a_run_goes_on_from_a_published_file(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_run_goes_on_from_a_published_file(shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file of another's: strict, and with its predictor; Meta's files need what they do not hold (`arch`)."""
     found = load_model(V2 / "checkpoint.pt", arch={"positions": "rope-tiled", "img_size": 32, "num_frames": 8,
                                                    "num_heads": 3, "predictor_num_heads": 3})  # fmt: skip
@@ -203,7 +204,7 @@ def test_a_run_goes_on_from_a_published_file(shapes: Path, tmp_path: Path, capsy
     save_model(tmp_path / "meta", found.encoder, found.predictor)
     config = run(shapes, tmp_path / "run", ROTARY, init=str(tmp_path / "meta"), optim=STILL, train={"steps": 1})
     pretrain(config)
-    assert "starting from" in capsys.readouterr().out
+    assert "starting from" in caplog.text
     now = load_model(tmp_path / "run")
     assert now.predictor is not None
     for ours, theirs in ((now.encoder, found.encoder), (now.predictor, found.predictor)):
@@ -211,7 +212,7 @@ def test_a_run_goes_on_from_a_published_file(shapes: Path, tmp_path: Path, capsy
             torch.testing.assert_close(value, theirs.state_dict()[key], rtol=0, atol=1e-25)
     save_model(tmp_path / "bare", found.encoder)
     pretrain(replace(config, init=str(tmp_path / "bare"), out=str(tmp_path / "third")))
-    assert "random weights" in capsys.readouterr().out
+    assert "random weights" in caplog.text
 
 
 def test_a_start_that_is_not_there(shapes: Path, tmp_path: Path) -> None:

@@ -20,25 +20,20 @@ from sklearn.preprocessing import StandardScaler
 
 from openvjepa.commands.evaluate import evaluate
 from openvjepa.commands.predict import predict
-from openvjepa.commands.probe import ProbeResult, probe, probe_features
+from openvjepa.commands.probe import ProbeResult, probe
 from openvjepa.config import EvaluateConfig, PredictConfig, ProbeConfig, read_yaml
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.splits import read_splits
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.model.encoder import Encoder
-from openvjepa.model.pooler import AttentiveClassifier
-from openvjepa.probing import heads as subject
-from openvjepa.probing.heads import (
-    Recipe,
-    average_softmax,
-    grid_logits,
-    make_heads,
-    mean_tokens,
-    train_attentive,
-    train_knn,
-    train_linear,
-)
+from openvjepa.model.pooler import AttentiveClassifier, attentive_logits, average_softmax
+from openvjepa.probing import linear as subject
+from openvjepa.probing.attentive import Recipe, make_heads, train_attentive
+from openvjepa.probing.features import Scaler, mean_tokens
+from openvjepa.probing.knn import train_knn
+from openvjepa.probing.linear import train_linear
 from openvjepa.probing.low_shot import Rows, choose
+from openvjepa.probing.probes import probe_features
 from openvjepa.weights.hub import load_model
 
 RECIPE = Recipe(lrs=(5e-3, 1e-3), weight_decays=(0.01, 0.4), epochs=3, batch_size=16, seed=3)
@@ -71,7 +66,7 @@ def test_the_grid_computes_what_its_probes_compute() -> None:
     for head in heads:
         head.double()
     truth = torch.stack([head(tokens) for head in heads])
-    found = grid_logits(heads, tokens)
+    found = attentive_logits(heads, tokens)
     torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-12)
     wanted = torch.autograd.grad(truth.square().sum(), used(heads))
     for ours, theirs in zip(torch.autograd.grad(found.square().sum(), used(heads)), wanted, strict=True):
@@ -191,14 +186,14 @@ def test_nothing_but_the_training_videos_sets_the_scale(monkeypatch: pytest.Monk
     monkeypatch.setattr(subject, "INVERSE_PENALTIES", (0.1,))  # what validation may choose from
     x, y = toy(60, seed=1)
     val_x, val_y = toy(40, seed=2)
-    scaler = subject.Scaler.of(mean_tokens(x))
+    scaler = Scaler.of(mean_tokens(x))
     np.testing.assert_allclose(scaler.mean, x.astype(np.float64).mean((0, 1, 2)), atol=1e-12)
     one, other = (
         train_linear(mean_tokens(x), y, means, val_y, classes=4) for means in (mean_tokens(val_x), np.ones((40, 1, 12)))
     )
     assert np.array_equal(one.predict(val_x), other.predict(val_x))
     constant = np.ones((3, 2, 5))
-    assert np.array_equal(subject.Scaler.of(constant)(constant), np.zeros((3, 2, 5)))
+    assert np.array_equal(Scaler.of(constant)(constant), np.zeros((3, 2, 5)))
 
 
 def test_knn_is_a_weighted_vote_by_cosine() -> None:
@@ -232,8 +227,8 @@ def test_figures_of_an_outcome() -> None:
     assert [int(counts[y, p]) for y, p in np.ndindex(12, 12)] == [
         int(np.sum((test[1] == y) & (order[:, 0] == p))) for y, p in np.ndindex(12, 12)
     ]
-    assert found.per_class["c11"] is None
-    assert found.per_class["c0"] == pytest.approx(100 * counts[0, 0] / counts[0].sum())
+    assert found.to_dict()["per_class"]["c11"] is None
+    assert found.to_dict()["per_class"]["c0"] == pytest.approx(100 * counts[0, 0] / counts[0].sum())
 
 
 def test_arrays_that_do_not_belong_together_are_errors() -> None:
@@ -299,17 +294,17 @@ def test_a_run_writes_what_it_found(config: ProbeConfig, encoder: Encoder, capsy
     assert read_yaml(ProbeConfig, out / "config.yaml") == changed(config, frame_step=4)
     loaded = load_model(out).encoder
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), encoder.parameters(), strict=True))
-    assert "guessing" in capsys.readouterr().out
+    assert "chance level" in capsys.readouterr().out
 
 
 def test_features_are_shared_between_labels(
-    config: ProbeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: ProbeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cached = changed(config, cache_dir=str(tmp_path / "cache"), kinds=("linear",), frame_step=1)
     probe(cached)
-    assert "read from" not in capsys.readouterr().out
+    assert "read from" not in caplog.text
     probe(changed(cached, label="motion", out=str(tmp_path / "motion")))
-    assert capsys.readouterr().out.count("read from") == 3
+    assert caplog.text.count("read from") == 3
     assert not (Path(config.out) / "features").exists()
     assert not (Path(config.out) / "metrics.jsonl").exists(), "a linear probe has no epochs"
 
@@ -561,5 +556,5 @@ def test_images_in_class_folders_are_probed(config: ProbeConfig, tmp_path: Path)
     assert found.top[0][0] == "n02"
     (judged,) = evaluate(
         EvaluateConfig((str(result.out),), images.source, str(tmp_path / "judged"), workers=0)
-    ).verdicts
-    assert (judged.scores.top1, judged.passes) == (100, 1)
+    ).evaluations
+    assert (judged.metrics.top1, judged.passes) == (100, 1)

@@ -191,7 +191,7 @@ def test_what_a_killed_encode_left_is_not_taken_for_features(
 
 @pytest.mark.parametrize("damage", ["cut", "meta", "header"])
 def test_damaged_features_are_encoded_again(
-    encoder: Encoder, index: VideoIndex, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+    encoder: Encoder, index: VideoIndex, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = np.array(run(encoder, index, tmp_path).x)
     folder = finished(encoder, index, tmp_path)
@@ -204,7 +204,7 @@ def test_damaged_features_are_encoded_again(
     again = run(encoder, index, tmp_path)
     assert not again.reused
     assert np.array_equal(again.x, before)
-    assert "damaged: encoding again" in capsys.readouterr().out
+    assert "damaged: encoding again" in caplog.text
 
 
 def test_a_disk_without_room_stops_before_the_work(

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from openvjepa.commands.pretrain import PretrainTask
 from openvjepa.config import (
     BenchConfig,
     DataConfig,
@@ -33,6 +32,7 @@ from openvjepa.data.synthetic import make_shapes
 from openvjepa.model.encoder import Encoder, create_model
 from openvjepa.model.flops import encoder_flops, step_flops
 from openvjepa.model.kernels import describe
+from openvjepa.pretraining.task import PretrainTask
 from openvjepa.train.distributed import choose_device, choose_dtype, make_runtime
 from openvjepa.train.memory import keep_freed_memory
 from openvjepa.train.trainer import fit

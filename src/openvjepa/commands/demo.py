@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openvjepa.commands.predict import Prediction, predict
-from openvjepa.commands.pretrain import PretrainTask, pretrain
-from openvjepa.commands.probe import Outcome, probe, probe_features, versions
+from openvjepa.commands.predict import predict
+from openvjepa.commands.pretrain import pretrain
+from openvjepa.commands.probe import probe
 from openvjepa.config import DemoConfig, PredictConfig, PretrainConfig, ProbeConfig, ShapesConfig, to_mapping
 from openvjepa.config.presets import demo as demo_preset
 from openvjepa.data.clips import ClipSpec
@@ -31,9 +31,13 @@ from openvjepa.data.synthetic import make_shapes
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import ConfigError, OpenVJEPAError
 from openvjepa.features.encode import encode
+from openvjepa.inference.predictions import Prediction
 from openvjepa.model.encoder import cut_tubelets
+from openvjepa.pretraining.task import PretrainTask
+from openvjepa.probing.probes import Outcome, probe_features
 from openvjepa.reports import pages as report
 from openvjepa.train.logs import read_metrics
+from openvjepa.version import versions
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import load_model, save_model
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from openvjepa.config import FinetuneConfig, TrainConfig
+from openvjepa.config import FinetuneConfig, TrainConfig, to_mapping
 from openvjepa.data.augment import Augmentation
 from openvjepa.data.index import SPLITS, VideoIndex
 from openvjepa.data.splits import read_splits
 from openvjepa.errors import ConfigError
 from openvjepa.features.sampling import clip_rate
 from openvjepa.finetuning.run import FinetuneResult, FinetuneRun
+from openvjepa.inference.classifier import VideoClassifier, save_classifier
+from openvjepa.reports.finetune import Pictures, write_documents
 from openvjepa.train.distributed import make_runtime
+from openvjepa.train.logs import read_metrics
 from openvjepa.train.trainer import open_run_dir
+from openvjepa.version import versions
+from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import load_model
 
-__all__ = ["FinetuneResult", "finetune"]
+log = logging.getLogger("openvjepa")
 
 
 def finetune(config: FinetuneConfig) -> FinetuneResult | None:
@@ -44,9 +52,73 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     precision = config.precision or ("fp32" if config.tune == "head" else "auto")
     config = replace(config, frame_step=frame_step, fps=fps, precision=precision)
     with make_runtime(TrainConfig(device=config.device, precision=precision, threads=config.threads)) as runtime:
-        print(f"fine-tuning ({config.tune}) on {runtime}\nstarting from {model}", flush=True)
+        log.info("fine-tuning (%s) on %s\nstarting from %s", config.tune, runtime, model)
         run = FinetuneRun(config, model, splits, runtime)
-        return run.finish() if run.train() else None
+        classes = run.splits["train"].classes or ()
+        with Pictures(out, run.splits["val"], run.plans["val"], classes, run.schedule, run.epoch_steps) as pictures:
+            if not run.train(pictures):
+                return None
+        result = run.finish()
+        _write(config, run, result)
+    return result
+
+
+def _write(config: FinetuneConfig, run: FinetuneRun, result: FinetuneResult) -> None:
+    """Everything for later use; results.json comes last: a folder without it is unfinished."""
+    plan = run.plans["test"]
+    save_classifier(result.out, VideoClassifier(result.encoder, result.probe, result.classes, plan))
+    results = results_of(config, run, result)
+    rows = read_metrics(result.out / "metrics.jsonl")
+    write_documents(result.out, results, to_mapping(config), rows, result.probabilities, run.splits["test"], plan)
+    write_file(result.out / "results.json", json.dumps(results, indent=1).encode())
+    log.info(
+        "test accuracy %.1f %% of %d videos (chance level %.1f %%, majority class %.1f %%), validation %.1f %% at epoch %d "
+        "of %d\nresults in %s: report.html, README.md (model card)",
+        result.metrics.top1,
+        result.videos["test"],
+        result.chance,
+        result.majority,
+        result.val_top1,
+        result.best_epoch,
+        result.epochs,
+        result.out,
+    )
+
+
+def results_of(config: FinetuneConfig, run: FinetuneRun, result: FinetuneResult) -> dict[str, Any]:
+    """What results.json holds."""
+    outcome = {
+        "test_top1": result.metrics.top1,
+        "test_top5": result.metrics.top5,
+        "val_top1": result.val_top1,
+        "chosen": {"epoch": float(result.best_epoch)},
+        "seconds": result.seconds["train"],
+        "per_class": {row.name: row.recall for row in result.metrics.per_class},
+        "confusion": result.metrics.confusion,
+    }
+    return {
+        "model": config.model,
+        "source": config.source,
+        "label": config.label,
+        "classes": result.classes,
+        "id2label": dict(enumerate(result.classes)),
+        "label2id": {name: i for i, name in enumerate(result.classes)},
+        "videos": result.videos,
+        "chance": result.chance,
+        "majority": result.majority,
+        "tune": config.tune,
+        "head": run.head_source,
+        "batch_size": run.schedule.batch_size,
+        "best_epoch": result.best_epoch,
+        "epochs": result.epochs,
+        "probes": {config.head: outcome},  # as of a probe, for what reads both
+        "clips": to_mapping(run.plans["test"]),
+        "seed": config.seed,
+        "seconds": result.seconds,
+        "skipped": result.skipped,
+        "device": str(run.runtime),
+        "versions": versions(),
+    }
 
 
 def _check(config: FinetuneConfig, out: Path) -> None:
@@ -70,8 +142,8 @@ def _say_missing(config: FinetuneConfig, splits: dict[str, VideoIndex]) -> None:
         folders = {folder.name for group in groups for folder in group.iterdir() if folder.is_dir()}
         empty = sorted(name for name in folders - set(classes) if not name.startswith("."))
         if empty:
-            print(f"note: no videos in the class {', '.join(empty)}: it is left out", flush=True)
+            log.warning("no videos in the class %s: it is left out", ", ".join(empty))
     for split in ("val", "test"):
         missing = [name for i, name in enumerate(classes) if i not in set(splits[split].labels)]
         if missing:
-            print(f"note: the split {split} has no videos of {', '.join(missing)}", flush=True)
+            log.warning("the split %s has no videos of %s", split, ", ".join(missing))

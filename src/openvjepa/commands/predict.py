@@ -4,77 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from openvjepa.config import Combine, PredictConfig, TrainConfig
+from openvjepa.config import PredictConfig, TrainConfig
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.features.encode import EncodeSettings
-from openvjepa.inference.ensemble import Member, Probabilities, ask, check_combinable, combined, load_members, to_device
+from openvjepa.inference.ensemble import (
+    Member,
+    ask,
+    check_combinable,
+    load_members,
+    to_device,
+)
+from openvjepa.inference.predictions import Answer, Prediction, answers_of, best_of
 from openvjepa.inference.windows import Timeline, follow, write_csv
+from openvjepa.reports.video import annotate_video, draw_timeline
 from openvjepa.train.distributed import Runtime, make_runtime
 from openvjepa.weights import registry
 from openvjepa.weights.hub import HF_SETTINGS, SETTINGS
 
 LISTS = (".txt", ".csv")
-
-Top = tuple[tuple[str, float], ...]
-"""(class, probability), likeliest first."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the runs that know one set of classes say together."""
-
-    runs: tuple[str, ...]
-    top: Top
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What classifiers say about one video."""
-
-    path: str
-    answers: tuple[Answer, ...]
-    """One for each set of classes; empty if the video could not be read."""
-    error: str | None = None
-    """Why it could not be read."""
-    timeline: Timeline | None = field(default=None, compare=False, repr=False)
-    """Of a video that was followed over time: the answer of each window (`answers` are their mean)."""
-
-    @property
-    def top(self) -> Top:
-        """The first answer, where there is one."""
-        return self.answers[0].top if self.answers else ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; `answers` where there are several sets of classes, `windows` where a video was followed over time."""
-        values: dict[str, Any] = {"path": self.path, "top": top_dict(self.top), "error": self.error}
-        if len(self.answers) > 1:
-            values["answers"] = [{"runs": answer.runs, "top": top_dict(answer.top)} for answer in self.answers]
-        if self.timeline is not None:
-            values["windows"] = list(_windows(self.timeline, len(self.top)))
-        return values
-
-
-def _windows(timeline: Timeline, top: int) -> Iterator[dict[str, Any]]:
-    """For JSON."""
-    for number, ((start, end), row) in enumerate(zip(timeline.spans, timeline.probabilities, strict=True)):
-        error = timeline.skipped.get(number)
-        best = () if error else best_of(row, timeline.classes, top)
-        yield {"start": start, "end": end, "top": top_dict(best), "error": error}
-
-
-def top_dict(top: Top) -> list[dict[str, object]]:
-    """For JSON."""
-    return [{"class": name, "probability": probability} for name, probability in top]
 
 
 def predict(config: PredictConfig) -> list[Prediction]:
@@ -156,22 +111,6 @@ def _classify(
         yield Prediction(record.path, () if reason else answer, reason)
 
 
-def answers_of(
-    members: Sequence[Member], probabilities: Sequence[Probabilities], how: Combine, top: int
-) -> list[tuple[Answer, ...]]:
-    """Of each video, the answer of each label set; probabilities [n, C] of each member."""
-    sets = []
-    for group, classes, shares in combined(members, probabilities, how):
-        names = tuple(members[i].name for i in group)
-        sets.append([Answer(names, best_of(row, classes, top)) for row in shares])
-    return list(zip(*sets, strict=True))
-
-
-def best_of(shares: Probabilities, classes: tuple[str, ...], top: int) -> Top:
-    """The likeliest classes of probabilities [C]."""
-    return tuple((classes[i], float(shares[i])) for i in shares.argsort(kind="stable")[::-1][:top])
-
-
 def _follow(config: PredictConfig, members: Sequence[Member], path: str, runtime: Runtime) -> Prediction:
     """One video in windows; its own answer is the mean over them."""
     assert config.window is not None
@@ -190,8 +129,6 @@ def _write(config: PredictConfig, timelines: Sequence[Timeline]) -> None:
         write_csv(Path(config.csv), timelines)
     if not timelines or not (config.timeline or config.annotate):
         return
-    from openvjepa.reports.video import annotate_video, draw_timeline  # matplotlib takes a second to load
-
     if config.timeline is not None:
         draw_timeline(Path(config.timeline), timelines[0])
     if config.annotate is not None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
+import logging
 import shutil
 import time
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,25 @@ from openvjepa.errors import ConfigError
 from openvjepa.features.encode import EncodeSettings, FeatureSet, encode, encode_index
 from openvjepa.features.sampling import ClipPlan, clip_rate, plan_for
 from openvjepa.inference.classifier import VideoClassifier, save_classifier
+from openvjepa.metrics import Labels
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier, probe_eps
-from openvjepa.probing.heads import Features, Labels, OnEpoch, Recipe
+from openvjepa.probing.attentive import Recipe
+from openvjepa.probing.features import Features, OnEpoch
 from openvjepa.probing.low_shot import Share, label_efficiency
-from openvjepa.probing.low_shot import render as render_shares
-from openvjepa.probing.low_shot import section as efficiency_section
-from openvjepa.probing.outcomes import KINDS, Outcome, draw_confusion, probe_features
+from openvjepa.probing.probes import KINDS, Outcome, probe_features
+from openvjepa.reports import low_shot as low_shot_report
 from openvjepa.reports import pages as report
+from openvjepa.reports.confusion import draw_confusion
 from openvjepa.train.distributed import make_runtime
 from openvjepa.train.logs import RunLog
+from openvjepa.version import versions
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import LoadedModel, load_model
 
 __all__ = ["Outcome", "ProbeResult", "encode", "probe", "probe_features"]
+
+log = logging.getLogger("openvjepa")
 
 RUN_FILES = (
     "results.json",
@@ -60,9 +64,9 @@ class ProbeResult:
     outcomes: dict[str, Outcome]
     """By kind of probe."""
     chance: float
-    """Accuracy of guessing, 100 / C."""
+    """Chance level, 100 / C."""
     majority: float
-    """Accuracy on the test split of always naming the commonest class of the training videos."""
+    """Accuracy on the test videos of always predicting the most frequent class of the training videos."""
     videos: dict[str, int]
     """Videos in each split."""
     skipped: dict[str, str]
@@ -92,7 +96,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
     config = replace(config, frame_step=frame_step, fps=fps)
     train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
     with make_runtime(train) as runtime:
-        print(f"probe on {runtime}", flush=True)
+        log.info("probe on %s", runtime)
         settings = EncodeSettings(runtime, config.encode_batch, config.feature_dtype, config.workers, config.max_bad)
         encoder = model.encoder.to(runtime.device)
         started = time.monotonic()
@@ -262,21 +266,13 @@ def _write_report(config: ProbeConfig, result: ProbeResult, results: dict[str, A
     matrices = {kind: (outcome.confusion, result.classes) for kind, outcome in result.outcomes.items()}
     names = ("model", "source", "label", "videos", "seed", "seconds", "clips", "skipped", "versions")
     sections = [
-        report.accuracy_table(
-            {label: {config.model: accuracies, "the commonest class": always}}, {label: result.chance}
-        ),
-        *([efficiency_section(result.shares)] if result.shares else []),
+        report.accuracy_table({label: {config.model: accuracies, "majority class": always}}, {label: result.chance}),
+        *([low_shot_report.section(result.shares)] if result.shares else []),
         report.confusion_matrices(matrices),
         report.run_facts({name: results[name] for name in names}),
     ]
-    lead = f"Frozen features of {config.model}: up to {best:.1f} % of {result.videos['test']} test videos are named rightly."
+    lead = f"Frozen features of {config.model}: best test accuracy {best:.1f} % of {result.videos['test']} videos."
     report.write_report(result.out / "report.html", "Probe", sections, lead=lead)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what ran."""
-    names = ("openvjepa", "torch", "numpy", "scikit-learn", "av")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def _print(result: ProbeResult) -> None:
@@ -291,12 +287,12 @@ def _print(result: ProbeResult) -> None:
         chosen = ", ".join(f"{name} {value:g}" for name, value in outcome.chosen.items())
         table.add_row(kind, *(f"{value:.1f}" for value in figures), chosen)
     table.add_row(
-        "guessing", "", f"{result.chance:.1f}", *([""] if top5 else []), f"the commonest class: {result.majority:.1f}"
+        "chance level", "", f"{result.chance:.1f}", *([""] if top5 else []), f"majority class: {result.majority:.1f}"
     )
     console = Console()
     console.print(table)
     if result.shares:
-        console.print(render_shares(result.shares))
+        console.print(low_shot_report.render(result.shares))
     for path, reason in result.skipped.items():
         print(f"skipped {path}: {reason}")
     counts = ", ".join(f"{count} {name}" for name, count in result.videos.items())

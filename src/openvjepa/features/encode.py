@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -39,6 +40,8 @@ from openvjepa.progress import Meter
 from openvjepa.train.distributed import Runtime
 from openvjepa.weights.files import weights_digest
 from openvjepa.weights.hub import LoadedModel
+
+log = logging.getLogger("openvjepa")
 
 FORMAT = 1  # of the cache; a change makes every older one stale
 STALE_SECONDS = 3600.0  # after so long without a write, an unfinished cache is one that was killed
@@ -147,9 +150,9 @@ def encode_index(
     if folder.exists():
         stored = _open_cache(folder, plan.clips, reused=True)
         if stored is not None:
-            print(f"features of {name}: {len(stored.x)} videos, read from {folder}", flush=True)
+            log.info("features of %s: %d videos, read from %s", name, len(stored.x), folder)
             return stored
-        print(f"warning: {folder} is damaged: encoding again", flush=True)
+        log.warning("%s is damaged: encoding again", folder)
         shutil.rmtree(folder)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)

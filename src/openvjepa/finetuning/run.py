@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openvjepa.commands.probe import versions
-from openvjepa.config import OptimConfig, TrainConfig, to_mapping, to_yaml
+from openvjepa.config import FinetuneConfig, OptimConfig, TrainConfig, to_mapping, to_yaml
 from openvjepa.data.augment import Augmentation
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
@@ -24,26 +23,22 @@ from openvjepa.data.splits import check_splits
 from openvjepa.features.encode import EncodeSettings, encode_index
 from openvjepa.features.sampling import ClipPlan, plan_for
 from openvjepa.finetuning.batches import ClipBatches, Order, feature_batches, readable
-from openvjepa.finetuning.task import (
-    FinetuneTask,
-    Validation,
-    balanced_weights,
-    clip_probabilities,
-    feature_probabilities,
-    make_head,
-)
-from openvjepa.inference.classifier import VideoClassifier, save_classifier
+from openvjepa.finetuning.task import FinetuneTask, balanced_weights, make_head
+from openvjepa.finetuning.validation import Validation, clip_probabilities, feature_probabilities
+from openvjepa.metrics import Metrics, classification_metrics
 from openvjepa.model.adapters import merge_lora, set_trainable
-from openvjepa.probing.outcomes import Outcome, outcome_of
-from openvjepa.reports.finetune import Pictures, write_documents
+from openvjepa.model.encoder import Encoder
 from openvjepa.train.distributed import Runtime
 from openvjepa.train.logs import read_metrics
 from openvjepa.train.trainer import fit, open_run_dir
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import LoadedModel
+from openvjepa.weights.probes import Probe
 
-if TYPE_CHECKING:
-    from openvjepa.config import FinetuneConfig
+log = logging.getLogger("openvjepa")
+
+Show = Callable[[int, int, NDArray[np.float64]], None]
+"""Is told step, epoch and the class probabilities [n, C] of the validation videos after each epoch."""
 
 EPOCHS, LEAST_STEPS = 20, 600  # where the number of epochs is left open; on 100 videos, 300 steps are too few
 ENCODER_LR, LORA_LR = 1 / 30, 1 / 3  # over the learning rate of the classifier
@@ -68,19 +63,25 @@ FREE += ("max_bad", "watts", "grams_per_kwh")
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What `vjepa finetune` found; results.json holds the same figures."""
+    """Result of a fine-tuning run, from the epoch that was best on validation. Accuracies in per cent."""
 
     out: Path
     classes: tuple[str, ...]
-    outcome: Outcome
-    """Of the best epoch, on the test videos."""
+    metrics: Metrics
+    """On the test videos."""
+    val_top1: float
+    probabilities: NDArray[np.float64]
+    """Of the test videos, [n, C]."""
+    encoder: Encoder
+    probe: Probe
+    """The trained encoder (LoRA adapters merged) and classifier, on the CPU, in eval mode."""
     best_epoch: int
     epochs: int
     """Epochs that were run."""
     chance: float
-    """Accuracy of guessing, 100 / C."""
+    """Chance level, 100 / C."""
     majority: float
-    """Accuracy on the test split of always naming the commonest class of the training videos."""
+    """Accuracy on the test videos of always predicting the most frequent class of the training videos."""
     videos: dict[str, int]
     """Videos in each split."""
     skipped: dict[str, str]
@@ -139,11 +140,11 @@ class FinetuneRun:
             skipped |= found.skipped
             features[name] = found.x
         for path, reason in skipped.items():
-            print(f"skipped {path}: {reason}", flush=True)
+            log.warning("skipped %s: %s", path, reason)
         return kept, skipped, features
 
-    def train(self) -> bool:
-        """Runs the loop; False after a Ctrl-C."""
+    def train(self, show: Show) -> bool:
+        """Run the loop; False if it was interrupted."""
         config = self.config
         open_run_dir(self.out, self.schedule)
         if config.overwrite:
@@ -152,8 +153,6 @@ class FinetuneRun:
         if not (self.out / "config.yaml").exists():  # a resumed run keeps the settings it was started with
             write_file(self.out / "config.yaml", to_yaml(config).encode())
         rows = read_metrics(self.out / "metrics.jsonl")
-        classes = self.splits["train"].classes or ()
-        pictures = Pictures(self.out, self.splits["val"], self.plans["val"], classes, self.schedule, self.epoch_steps)
         validation = Validation(
             self.task,
             partial(self._probabilities, "val"),
@@ -161,24 +160,23 @@ class FinetuneRun:
             steps=self.epoch_steps,
             patience=config.patience,
             count_start=self.head_source == f"of {self.model.source}",
-            show=pictures,
+            show=show,
             elapsed=max((row.get("elapsed", 0.0) for row in rows), default=0.0),
         )
         own = {name: value for name, value in to_mapping(config).items() if name not in FREE}
-        with pictures:
-            result = fit(
-                self.task,
-                self._batches,
-                optim=_optim_config(config),
-                train=self.schedule,
-                run_dir=self.out,
-                runtime=self.runtime,
-                config={"finetune": own, "train": to_mapping(self.schedule)},
-                monitor=validation,
-                stop=validation.stop,
-            )
+        result = fit(
+            self.task,
+            self._batches,
+            optim=_optim_config(config),
+            train=self.schedule,
+            run_dir=self.out,
+            runtime=self.runtime,
+            config={"finetune": own, "train": to_mapping(self.schedule)},
+            monitor=validation,
+            stop=validation.stop,
+        )
         if not result.interrupted and result.step < self.schedule.steps:
-            print(f"stopped early: nothing better for {config.patience} epochs", flush=True)
+            log.info("stopped early: no better epoch in the last %d", config.patience)
         return not result.interrupted
 
     def _batches(self, step: int) -> Iterable[Batch]:
@@ -205,7 +203,7 @@ class FinetuneRun:
         return clip_probabilities(self.task, index, plan, config.eval_batch, config.workers, self.runtime)
 
     def finish(self) -> FinetuneResult:
-        """Tests the best weights, and writes everything that is of use afterwards; results.json is the last."""
+        """Test the best weights."""
         rows = read_metrics(self.out / "metrics.jsonl")
         started = time.monotonic()
         self.task.restore_best()
@@ -218,62 +216,22 @@ class FinetuneRun:
             "test": time.monotonic() - started,
         }
         best, classes, labels = self.task.best, self.splits["train"].classes or (), self.labels["test"]
-        epoch, commonest = round(best.step / self.epoch_steps), np.bincount(self.labels["train"]).argmax()
-        chosen, head = {"epoch": float(epoch)}, self.task.head
-        outcome = outcome_of(
-            probabilities, labels, classes, val_top1=best.top1, chosen=chosen, seconds=seconds["train"], module=head
-        )
-        result = FinetuneResult(
+        commonest = np.bincount(self.labels["train"]).argmax()
+        return FinetuneResult(
             out=self.out,
             classes=classes,
-            outcome=outcome,
-            best_epoch=epoch,
+            metrics=classification_metrics(probabilities, labels, classes),
+            val_top1=best.top1,
+            probabilities=probabilities,
+            encoder=self.encoder.cpu().eval().requires_grad_(False),
+            probe=self.task.head.cpu().eval().requires_grad_(False),
+            best_epoch=round(best.step / self.epoch_steps),
             epochs=max((int(row.get("epoch", 0)) for row in rows), default=0),
             chance=100 / len(classes),
             majority=100 * float((labels == commonest).mean()),
             videos={name: len(index) for name, index in self.splits.items()},
             skipped=self.skipped,
             seconds=seconds,
-        )
-        probe = head.cpu().eval().requires_grad_(False)
-        encoder = self.encoder.cpu().eval().requires_grad_(False)
-        save_classifier(self.out, VideoClassifier(encoder, probe, classes, self.plans["test"]))
-        self._write(result, rows)
-        return result
-
-    def _write(self, result: FinetuneResult, rows: list[dict[str, float]]) -> None:
-        config, outcome = self.config, result.outcome
-        results = {
-            "model": config.model,
-            "source": config.source,
-            "label": config.label,
-            "classes": result.classes,
-            "id2label": dict(enumerate(result.classes)),
-            "label2id": {name: i for i, name in enumerate(result.classes)},
-            "videos": result.videos,
-            "chance": result.chance,
-            "majority": result.majority,
-            "tune": config.tune,
-            "head": self.head_source,
-            "batch_size": self.schedule.batch_size,
-            "best_epoch": result.best_epoch,
-            "epochs": result.epochs,
-            "probes": {config.head: outcome.to_dict()},  # as of a probe, for what reads both
-            "clips": to_mapping(self.plans["test"]),
-            "seed": config.seed,
-            "seconds": result.seconds,
-            "skipped": result.skipped,
-            "device": str(self.runtime),
-            "versions": versions(),
-        }
-        sample = self.splits["test"], self.plans["test"]
-        write_documents(self.out, results, to_mapping(config), rows, outcome.probabilities, *sample)
-        write_file(self.out / "results.json", json.dumps(results, indent=1).encode())
-        print(
-            f"test accuracy {outcome.test_top1:.1f} % of {result.videos['test']} videos (guessing {result.chance:.1f} %, "
-            f"always the commonest class {result.majority:.1f} %), validation {outcome.val_top1:.1f} % at epoch "
-            f"{result.best_epoch} of {result.epochs}\nresults in {self.out}: report.html, README.md (model card)",
-            flush=True,
         )
 
 
@@ -293,7 +251,7 @@ def _train_config(config: FinetuneConfig, videos: int) -> tuple[TrainConfig, int
     passes = max(1, min(config.batch_size, videos) // micro)
     batch = micro * passes
     if batch < config.batch_size:
-        print(f"note: {videos} videos to train on: a step takes {batch}, not {config.batch_size} clips", flush=True)
+        log.info("%d videos to train on: a step takes %d clips, not %d", videos, batch, config.batch_size)
     steps = max(1, round(videos / batch))
     epochs = config.epochs or max(EPOCHS, -(-LEAST_STEPS // steps))
     train = TrainConfig(

@@ -5,31 +5,32 @@ Shapes: B clips, V clips of a video, N tokens, D channels, C classes.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from openvjepa.config import Head
-from openvjepa.data.index import VideoIndex
 from openvjepa.data.transforms import normalize
-from openvjepa.errors import DataError
-from openvjepa.features.sampling import ClipPlan
-from openvjepa.finetuning.batches import planned_clips
+from openvjepa.metrics import Labels
 from openvjepa.model.adapters import layer_groups
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.layers import CrossAttentionBlock
-from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier, probe_eps
-from openvjepa.probing.heads import Labels, accuracy, average_softmax, grid_logits, log_loss
-from openvjepa.train.distributed import Runtime
+from openvjepa.model.pooler import (
+    AttentiveClassifier,
+    LinearClassifier,
+    attentive_logits,
+    probe_eps,
+)
 from openvjepa.weights.hub import LoadedModel
 from openvjepa.weights.probes import Probe
+
+log = logging.getLogger("openvjepa")
 
 
 def make_head(model: LoadedModel, kind: Head, depth: int, classes: tuple[str, ...], *, new: bool) -> tuple[Probe, str]:
@@ -42,7 +43,7 @@ def make_head(model: LoadedModel, kind: Head, depth: int, classes: tuple[str, ..
     wanted, labels, probe = set(classes), model.labels, model.probe
     fits = isinstance(probe, AttentiveClassifier if kind == "attentive" else LinearClassifier)
     if probe is not None and not new and not fits:
-        print(f"the classifier of {model.source} is not {kind}: a new one is trained", flush=True)
+        log.warning("the classifier of %s is not %s: a new one is trained", model.source, kind)
     if probe is None or new or not fits:
         return _new_head(model, kind, depth, len(classes)), "new"
     if labels is not None and len(labels) == len(classes) and set(labels) == wanted:
@@ -52,10 +53,13 @@ def make_head(model: LoadedModel, kind: Head, depth: int, classes: tuple[str, ..
             probe.linear.bias.copy_(probe.linear.bias[order].clone())
         return probe, f"of {model.source}"
     theirs = f"{len(labels)} others ({_some(labels)})" if labels else f"{probe.linear.out_features} without names"
-    print(
-        f"the labels disagree with the checkpoint: {model.source} knows {theirs}, the videos have {len(classes)} "
-        f"({_some(classes)}): the last layer of its classifier is made anew",
-        flush=True,
+    log.warning(
+        "the labels disagree with the checkpoint: %s knows %s, the videos have %d (%s): the last layer of its classifier "
+        "starts from random weights",
+        model.source,
+        theirs,
+        len(classes),
+        _some(classes),
     )
     probe.linear = nn.Linear(probe.linear.in_features, len(classes))
     return probe, f"of {model.source}, with a new last layer"
@@ -80,7 +84,7 @@ def balanced_weights(labels: Labels, classes: int) -> Tensor:
 
 
 def _is_single(head: Probe) -> TypeGuard[AttentiveClassifier]:
-    """Whether `grid_logits` computes it."""
+    """Whether `attentive_logits` computes it."""
     if not isinstance(head, AttentiveClassifier) or len(head.pooler.blocks) or head.pooler.style == "nano":
         return False
     return isinstance(head.pooler.cross_attention_block, CrossAttentionBlock)
@@ -153,7 +157,7 @@ class FinetuneTask(nn.Module):
         """Normalised clips [B, 3, T, H, W], or tokens [B, N, D] where there is no encoder -> [B, C]."""
         tokens = x if self.encoder is None else self.encoder(x)
         # One query: the same numbers for a fraction of the work, where there are no blocks besides.
-        return grid_logits([self.head], tokens)[0] if _is_single(self.head) else self.head(tokens)
+        return attentive_logits([self.head], tokens)[0] if _is_single(self.head) else self.head(tokens)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """What is trained of the encoder, layer by layer, and the head; biases and 1-D parameters do not decay."""
@@ -203,82 +207,3 @@ class FinetuneTask(nn.Module):
         """Put a state back; a RuntimeError names what is missing or unexpected."""
         frozen = {name: value for name, value in super().state_dict().items() if name not in self.state_dict()}
         return super().load_state_dict(frozen | dict(state_dict), strict, assign)
-
-
-@torch.no_grad()
-def feature_probabilities(
-    task: FinetuneTask, x: NDArray[Any], batch_size: int, runtime: Runtime
-) -> NDArray[np.float64]:
-    """Class probabilities [n, C] of videos with cached features [n, V, N, D]: the softmax of the clips, averaged."""
-    parts, step = [], max(1, batch_size // x.shape[1])
-    for start in range(0, len(x), step):
-        tokens = torch.from_numpy(np.array(x[start : start + step], dtype=np.float32)).to(runtime.device)
-        with runtime.autocast():
-            logits = task.logits(tokens.flatten(0, 1))
-        parts.append(average_softmax(logits.float(), x.shape[1]).double().cpu())
-    return torch.cat(parts).numpy()
-
-
-@torch.no_grad()
-def clip_probabilities(
-    task: FinetuneTask, index: VideoIndex, plan: ClipPlan, batch_size: int, workers: int | None, runtime: Runtime
-) -> NDArray[np.float64]:
-    """Class probabilities [n, C] of videos, through the encoder as it is now.
-
-    Raises:
-        DataError: a video cannot be read any more.
-    """
-    parts = []
-    for clips, places, reasons in planned_clips(index, plan, batch_size=batch_size, workers=workers):
-        for place, reason in zip(places, reasons, strict=True):
-            if reason:
-                raise DataError(f"{index.records[place].path}: {reason}: it could be read when the run started")
-        with runtime.autocast():
-            logits = task.logits(normalize(clips.flatten(0, 1).to(runtime.device)))
-        parts.append(average_softmax(logits.float(), clips.shape[1]).double().cpu())
-    return torch.cat(parts).numpy()
-
-
-class Validation:
-    """The trainer's monitor: accuracy on the validation videos after each epoch, the best weights, and when to stop.
-
-    Args:
-        task: what is trained.
-        evaluate: gives the class probabilities [n, C] of the validation videos.
-        labels: their classes [n].
-        steps: optimiser steps of an epoch.
-        patience: epochs without anything better after which the run ends; None: it never does.
-        count_start: whether the weights before training may be the best (they may not where the head is new).
-        show: is told (step, epoch, probabilities); for pictures.
-        elapsed: seconds that the run has taken before, if it is resumed.
-    """
-
-    def __init__(
-        self,
-        task: FinetuneTask,
-        evaluate: Callable[[], NDArray[np.float64]],
-        labels: Labels,
-        *,
-        steps: int,
-        patience: int | None,
-        count_start: bool,
-        show: Callable[[int, int, NDArray[np.float64]], None],
-        elapsed: float = 0.0,
-    ) -> None:
-        self.task, self.evaluate, self.labels, self.steps = task, evaluate, labels, steps
-        self.patience, self.count_start, self.show = patience, count_start, show
-        self.started = time.monotonic() - elapsed
-
-    def __call__(self, step: int) -> dict[str, float]:
-        """Figures of an epoch: its number, accuracy in per cent, mean negative log likelihood, seconds since the start."""
-        probabilities = self.evaluate()
-        top1, loss = accuracy(probabilities, self.labels), log_loss(probabilities, self.labels)
-        if step or self.count_start:
-            self.task.remember(step, top1, loss)
-        epoch = round(step / self.steps)
-        self.show(step, epoch, probabilities)
-        return {"epoch": epoch, "val_top1": top1, "val_loss": loss, "elapsed": time.monotonic() - self.started}
-
-    def stop(self) -> bool:
-        """Whether nothing better came for `patience` epochs."""
-        return self.patience is not None and self.task.best.waited >= self.patience

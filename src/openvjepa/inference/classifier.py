@@ -15,7 +15,7 @@ from openvjepa.data.index import VideoRecord
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.features.sampling import ClipPlan, clip_rate, plan_for
 from openvjepa.model.encoder import Encoder
-from openvjepa.probing.heads import average_softmax
+from openvjepa.model.pooler import average_softmax
 from openvjepa.weights.files import read_metadata
 from openvjepa.weights.hub import SETTINGS, WEIGHTS, load_model, save_model
 from openvjepa.weights.probes import Probe

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openvjepa.config import ModelConfig
@@ -120,3 +125,43 @@ class LinearClassifier(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, N, D] -> logits [B, classes]."""
         return self.linear(tokens.mean(1))
+
+
+def average_softmax(logits: Tensor, clips: int) -> Tensor:
+    """Logits of clips [..., n * clips, C], the clips of a video one after the other -> probabilities [..., n, C]."""
+    return logits.softmax(-1).unflatten(-2, (-1, clips)).mean(-2)
+
+
+def attentive_logits(heads: Sequence[AttentiveClassifier], tokens: Tensor) -> Tensor:
+    """Logits of many attentive probes of depth 1 on the same tokens: [B, N, D] -> [K, B, C].
+
+    The same function as calling each probe, reordered. A probe has one query, so its keys and values need not be made
+    for every token: q . (W_k x + b) = (W_k' q) . x + const, where softmax ignores the constant, and
+    sum a (W_v x + b) = W_v (sum a x) + b. The weights of the normalisation before them fold in likewise. What is left
+    for each token is one scalar product per attention head, D / h times cheaper than keys and values.
+    """
+    blocks: list[Any] = [head.pooler.cross_attention_block for head in heads]
+    num_heads = blocks[0].xattn.num_heads
+    x = F.layer_norm(tokens, tokens.shape[-1:], eps=heads[0].pooler.eps)
+
+    def stack(pick: Callable[[Any], Tensor]) -> Tensor:
+        return torch.stack([pick(block) for block in blocks])
+
+    scale, shift = stack(lambda b: b.norm1.weight), stack(lambda b: b.norm1.bias)  # [K, D]
+    query = torch.stack([head.pooler.query_tokens[0, 0] for head in heads])  # [K, D]
+    q = torch.baddbmm(stack(lambda b: b.xattn.q.bias)[..., None], stack(lambda b: b.xattn.q.weight), query[..., None])
+    key, value = stack(lambda b: b.xattn.kv.weight).chunk(2, dim=1)  # [K, D, D] each
+    value_bias = stack(lambda b: b.xattn.kv.bias).chunk(2, dim=1)[1]
+    q, key, value = (part.unflatten(1, (num_heads, -1)) for part in (q[..., 0], key, value))  # [K, h, d(, D)]
+    folded = torch.einsum("khd,khdc->khc", q, key) * scale[:, None] / math.sqrt(q.shape[-1])
+    attention = (x @ folded.flatten(0, 1).T).softmax(1)  # [B, N, K h]
+    pooled = (attention.transpose(1, 2) @ x).unflatten(1, (len(heads), num_heads))  # [B, K, h, D]
+    pooled = pooled * scale[:, None] + shift[:, None]
+    read = torch.einsum("bkhc,khdc->kbhd", pooled, value).flatten(2) + value_bias[:, None]  # [K, B, D]
+    return torch.stack([_after_attention(*parts) for parts in zip(heads, blocks, query, read, strict=True)])
+
+
+def _after_attention(head: AttentiveClassifier, block: Any, query: Tensor, read: Tensor) -> Tensor:
+    """Residual stream, MLP and linear layer of one probe; read [B, D] -> logits [B, C]."""
+    state = query + read
+    return head.linear(state + block.mlp(block.norm2(state)))

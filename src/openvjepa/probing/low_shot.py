@@ -5,18 +5,19 @@ Shapes: n videos, V clips of each, N tokens, D channels.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
 
-from openvjepa.probing.heads import Features, Labels
-from openvjepa.probing.outcomes import Outcome
-from openvjepa.reports import charts as figures
-from openvjepa.reports import pages as report
+from openvjepa.metrics import Labels
+from openvjepa.probing.features import Features
+from openvjepa.probing.probes import Outcome
+
+log = logging.getLogger("openvjepa")
 
 _DRAW = 11  # tag that keeps this stream of random numbers apart
 
@@ -98,7 +99,7 @@ def label_efficiency(
         found: dict[str, list[float]] = {kind: [] for kind in whole}
         chosen = [choose(y, fraction, seed, draw) for draw in range(draws)]
         for draw, rows in enumerate(chosen, start=1):
-            print(f"label fraction {fraction:g} ({number}/{len(fractions)}), draw {draw}/{draws}", flush=True)
+            log.info("label fraction %g (%d/%d), draw %d/%d", fraction, number, len(fractions), draw, draws)
             for kind, outcome in train(cast(Features, Rows(x, rows)), y[rows]).items():
                 found[kind].append(outcome.test_top1)
         shares.append(Share(fraction, len(chosen[0]), {kind: tuple(top1) for kind, top1 in found.items()}))
@@ -113,42 +114,3 @@ def choose(y: Labels, fraction: float, seed: int, draw: int) -> NDArray[np.int64
         members = rng.permutation(np.flatnonzero(y == label))
         chosen.append(members[: max(1, round(fraction * len(members)))])
     return np.sort(np.concatenate(chosen))
-
-
-def share_text(share: Share, kind: str) -> str:
-    """Mean and spread, for people."""
-    spread = share.spread(kind)
-    return f"{share.mean(kind):.1f}" + ("" if spread is None else f" ± {spread:.1f}")
-
-
-def render(shares: Sequence[Share]) -> Table:
-    """The accuracies as a table for a terminal."""
-    kinds = list(shares[-1].top1)
-    table = Table(
-        "labels", "videos", title="Top-1 test accuracy in %, by share of the training videos", title_justify="left"
-    )
-    for kind in kinds:
-        table.add_column(kind, justify="right")
-    for share in shares:
-        table.add_row(f"{share.fraction:.4g}", str(share.videos), *(share_text(share, kind) for kind in kinds))
-    return table
-
-
-def section(shares: Sequence[Share]) -> report.Section:
-    """The accuracies as a table and a chart for each kind of probe."""
-    kinds, draws = list(shares[-1].top1), max(len(next(iter(share.top1.values()))) for share in shares)
-    x = [100 * share.fraction for share in shares]
-    charts = []
-    for kind in kinds:
-        lines = {"mean": [share.mean(kind) for share in shares]}
-        if draws > 1:
-            lines["best draw"] = [max(share.top1[kind]) for share in shares]
-            lines["worst draw"] = [min(share.top1[kind]) for share in shares]
-        charts.append(figures.line_chart(f"{kind}: test accuracy, %", x, lines, x_label="training videos, %"))
-    rows = ((f"{100 * s.fraction:.4g} %", str(s.videos), *(share_text(s, kind) for kind in kinds)) for s in shares)
-    note = report.paragraph(
-        f"Probes trained on a share of the training videos, class by class; mean and standard deviation of {draws} random "
-        "choices. The validation videos, which choose the settings, are the same throughout."
-    )
-    table = report.plain_table(("labels", "videos", *kinds), rows)
-    return report.Section("Label efficiency", f'{note}{table}<div class="charts">{"".join(charts)}</div>')

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from openvjepa.data.loader import EvalClips
 from openvjepa.features.sampling import ClipPlan
-from openvjepa.metrics import Scores
+from openvjepa.inference.evaluation import EvaluateResult, Evaluation
+from openvjepa.metrics import Metrics
 from openvjepa.reports import charts as figures
 from openvjepa.reports import pages as report
-
-if TYPE_CHECKING:
-    from openvjepa.commands.evaluate import EvaluateResult, Verdict
 
 WRONG = 8  # wrong answers that are shown
 _CALIBRATION = (
@@ -35,17 +33,17 @@ def write_evaluation(result: EvaluateResult, plan: ClipPlan, facts: Mapping[str,
     Raises:
         CheckpointError: it cannot be written.
     """
-    last = result.verdicts[-1]
+    last = result.evaluations[-1]
     lead = (
-        f"{last.name}: {last.scores.top1:.1f} % of {len(result.index)} videos are named rightly "
-        f"({100 / len(result.classes):.1f} % by guessing)."
+        f"{last.name}: {last.metrics.top1:.1f} % top-1 accuracy on {len(result.index)} videos "
+        f"(chance level {100 / len(result.classes):.1f} %)."
     )
     unreadable = f" {len(result.skipped)} files cannot be read and are left out." if result.skipped else ""
     sections = [
-        report.Section("Figures", _figures(result.verdicts)),
-        report.Section(f"Classes: {last.name}", _classes(last.scores)),
-        report.confusion_matrices({v.name: (v.scores.confusion, result.classes) for v in result.verdicts}),
-        report.Section("Calibration", _calibration(result.verdicts)),
+        report.Section("Metrics", _metrics(result.evaluations)),
+        report.Section(f"Classes: {last.name}", _classes(last.metrics)),
+        report.confusion_matrices({v.name: (v.metrics.confusion, result.classes) for v in result.evaluations}),
+        report.Section("Calibration", _calibration(result.evaluations)),
         *_wrong(result, last, plan),
         report.run_facts({**facts, **({"cannot be read": result.skipped} if result.skipped else {})}),
     ]
@@ -57,18 +55,18 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
 
 
-def _figures(verdicts: Sequence[Verdict]) -> str:
+def _metrics(evaluations: Sequence[Evaluation]) -> str:
     head = ("", "top-1 %", "top-5 %", "class mean %", "ECE %", "log loss", "passes a video", "s a video", "s a pass")
     rows = (
         (
             v.name,
-            *(share(x) for x in (v.scores.top1, v.scores.top5, v.scores.mean_class, v.scores.ece)),
-            f"{v.scores.log_loss:.3f}",
+            *(share(x) for x in (v.metrics.top1, v.metrics.top5, v.metrics.mean_class, v.metrics.ece)),
+            f"{v.metrics.log_loss:.3f}",
             str(v.passes),
             f"{v.seconds_per_video:.3g}",
             f"{v.seconds_per_clip:.3g}",
         )
-        for v in verdicts
+        for v in evaluations
     )
     note = (
         "Seconds are wall time on this machine, reading included; runs with one and the same encoder share its passes."
@@ -76,27 +74,27 @@ def _figures(verdicts: Sequence[Verdict]) -> str:
     return report.plain_table(head, rows) + report.paragraph(note)
 
 
-def _classes(scores: Scores) -> str:
-    head = ("class", "videos", "recognised %", "right of those named so %", "F1 %", "most often taken for")
-    rows = sorted(scores.per_class, key=lambda row: (row.recall is None, row.recall or 0.0))
+def _classes(metrics: Metrics) -> str:
+    head = ("class", "videos", "recall %", "precision %", "F1 %", "most often confused with")
+    rows = sorted(metrics.per_class, key=lambda row: (row.recall is None, row.recall or 0.0))
     return report.plain_table(
         head,
         (
-            (row.name, str(row.videos), share(row.recall), share(row.precision), share(row.f1), row.taken_for or "")
+            (row.name, str(row.videos), share(row.recall), share(row.precision), share(row.f1), row.confused_with or "")
             for row in rows
         ),
     )
 
 
-def _calibration(verdicts: Sequence[Verdict]) -> str:
+def _calibration(evaluations: Sequence[Evaluation]) -> str:
     charts = []
-    for verdict in verdicts:
-        filled = [b for b in verdict.scores.bins if b.confidence is not None]
+    for evaluation in evaluations:
+        filled = [b for b in evaluation.metrics.bins if b.confidence is not None]
         confidence = [100 * (b.confidence or 0.0) for b in filled]
         lines = {"right answers, %": [100 * (b.accuracy or 0.0) for b in filled], "calibrated": confidence}
-        title = f"{verdict.name}: ECE {verdict.scores.ece:.1f} %"
+        title = f"{evaluation.name}: ECE {evaluation.metrics.ece:.1f} %"
         charts.append(figures.line_chart(title, confidence, lines, x_label="probability, %"))
-    bins = verdicts[-1].scores.bins
+    bins = evaluations[-1].metrics.bins
     rows = (
         (f"{100 * b.low:.0f}-{100 * b.high:.0f} %", str(b.videos), _percent(b.confidence), _percent(b.accuracy))
         for b in bins
@@ -110,18 +108,18 @@ def _percent(value: float | None) -> str:
     return share(None if value is None else 100 * value)
 
 
-def _wrong(result: EvaluateResult, verdict: Verdict, plan: ClipPlan) -> list[report.Section]:
+def _wrong(result: EvaluateResult, evaluation: Evaluation, plan: ClipPlan) -> list[report.Section]:
     """Frames of the wrong answers with the highest probability, which are often wrong labels; nothing if all are right."""
-    best = verdict.probabilities.argmax(1)
+    best = evaluation.probabilities.argmax(1)
     wrong = np.flatnonzero(best != result.labels)
-    worst = wrong[np.argsort(-verdict.probabilities[wrong, best[wrong]], kind="stable")][:WRONG]
+    worst = wrong[np.argsort(-evaluation.probabilities[wrong, best[wrong]], kind="stable")][:WRONG]
     clips = EvalClips(result.index, plan.spec, plan.size, antialias=plan.antialias)
     cards = []
     for place in worst.tolist():
         video, _, reason = clips[place]
         if not reason:
-            order = verdict.probabilities[place].argsort(kind="stable")[::-1][:5]
-            said = [(result.classes[i], float(verdict.probabilities[place, i])) for i in order]
+            order = evaluation.probabilities[place].argsort(kind="stable")[::-1][:5]
+            said = [(result.classes[i], float(evaluation.probabilities[place, i])) for i in order]
             name, truth = Path(result.index.records[place].path).name, result.classes[int(result.labels[place])]
             cards.append(report.Prediction(name, video[0].permute(1, 2, 3, 0).numpy(), said, truth))
     return [report.predictions(cards, title="The surest of the wrong answers")] if cards else []

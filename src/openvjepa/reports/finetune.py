@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
 from torch.utils.tensorboard import SummaryWriter
 
 from openvjepa.config import TrainConfig
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.loader import EvalClips
 from openvjepa.features.sampling import ClipPlan
-from openvjepa.probing.outcomes import confusion_figure, draw_confusion
 from openvjepa.reports import charts as figures
 from openvjepa.reports import pages as report
+from openvjepa.reports.confusion import confusion_figure, draw_confusion
 from openvjepa.version import __version__
 from openvjepa.weights.files import write_file
 
@@ -77,7 +78,7 @@ class Pictures:
             return
         self.writer = self.writer or SummaryWriter(str(self.folder))  # not before the loop has made the folder ready
         labels = np.array(self.index.labels)
-        counts = confusion_counts(labels, probabilities)
+        counts = confusion_matrix(labels, probabilities.argmax(1), labels=range(probabilities.shape[1]))
         title = f"validation, epoch {epoch}: {100 * np.trace(counts) / counts.sum():.1f} %"
         self.writer.add_figure("confusion", confusion_figure(title, counts, self.classes), step, close=False)
         picture, words = self._samples(labels, probabilities)
@@ -100,13 +101,6 @@ class Pictures:
                 f"| {name} | {self.classes[best]} ({probabilities[place, best]:.0%}) | {self.classes[truth]} |"
             )
         return np.concatenate(rows), "\n".join(lines)
-
-
-def confusion_counts(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Counts [C, C], rows true, columns predicted."""
-    counts = np.zeros((probabilities.shape[1],) * 2, dtype=np.int64)
-    np.add.at(counts, (labels, probabilities.argmax(1)), 1)
-    return counts
 
 
 def write_documents(
@@ -155,8 +149,8 @@ def write_documents(
     ]
     lead = (
         f"{results['model']} fine-tuned on {results['videos']['train']} videos of {len(classes)} classes: "
-        f"{outcome['test_top1']:.1f} % of {results['videos']['test']} test videos are recognised (guessing: "
-        f"{results['chance']:.1f} %)."
+        f"{outcome['test_top1']:.1f} % of {results['videos']['test']} test videos are classified correctly (chance "
+        f"level {results['chance']:.1f} %)."
     )
     report.write_report(out / "report.html", "Fine-tuning", sections, lead=lead)
     write_file(out / "README.md", model_card(results, config).encode())
@@ -166,7 +160,7 @@ def _accuracy(kind: str, outcome: Mapping[str, Any], results: Mapping[str, Any])
     """Accuracy on the test videos beside that of always naming the commonest class."""
     found = {
         f"fine-tuned ({results['tune']})": {kind: outcome["test_top1"]},
-        "the commonest class": {kind: results["majority"]},
+        "majority class": {kind: results["majority"]},
     }
     label = results["label"] or "test videos"
     return report.accuracy_table({label: found}, {label: results["chance"]})
@@ -200,7 +194,7 @@ def model_card(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         "transformers.",
         _data(results, source),
         _recipe(results, config),
-        _figures(results),
+        _metrics(results),
         _limits(results),
         _emissions(results, config),
         "## Licence\n\nNot known to the tool that wrote this card: those of the model and of the videos hold.",
@@ -247,7 +241,7 @@ def _recipe(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return f"## Recipe\n\n| | |\n|---|---|\n{lines}\n\nAll settings are in config.yaml."
 
 
-def _figures(results: Mapping[str, Any]) -> str:
+def _metrics(results: Mapping[str, Any]) -> str:
     outcome, clips = next(iter(results["probes"].values())), results["clips"]
     top5 = "" if outcome["test_top5"] is None else f"\n| test, top-5 | {outcome['test_top5']:.1f} % |"
     classes = "\n".join(
@@ -255,11 +249,11 @@ def _figures(results: Mapping[str, Any]) -> str:
         for name, share in outcome["per_class"].items()
     )
     return (
-        f"## Figures\n\n| accuracy | |\n|---|---|\n| test, {results['videos']['test']} videos | "
+        f"## Metrics\n\n| accuracy | |\n|---|---|\n| test, {results['videos']['test']} videos | "
         f"{outcome['test_top1']:.1f} % |{top5}\n| validation, {results['videos']['val']} videos (chose the epoch) | "
-        f"{outcome['val_top1']:.1f} % |\n| guessing | {results['chance']:.1f} % |\n| always the commonest class | "
+        f"{outcome['val_top1']:.1f} % |\n| chance level | {results['chance']:.1f} % |\n| majority class | "
         f"{results['majority']:.1f} % |\n\nThe softmax of {clips['segments']} clips x {clips['views']} views of a video is "
-        f"averaged.\n\n| class | recognised |\n|---|---|\n{classes}"
+        f"averaged.\n\n| class | recall |\n|---|---|\n{classes}"
     )
 
 
@@ -269,7 +263,7 @@ def _limits(results: Mapping[str, Any]) -> str:
     return (
         f"## Limits\n\n- With {count} test videos the accuracy is known within about {error:.0f} points (95 %).\n"
         "- It knows nothing but its classes: every video gets one of them, whatever it shows.\n"
-        "- Videos from other cameras, places or people than the training videos may be recognised less well; nothing was "
+        "- Videos from other cameras, places or people than the training videos may be classified less accurately; nothing was "
         "tested beyond the split above.\n"
         "- Its probabilities were not calibrated."
     )

@@ -1,0 +1,129 @@
+"""Metrics of classifiers on labelled videos, each alone and all together, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openvjepa.config import Combine
+from openvjepa.data.index import VideoIndex
+from openvjepa.errors import DataError
+from openvjepa.inference.ensemble import Answers, Member, Probabilities, combined, label_sets, passes
+from openvjepa.metrics import Labels, Metrics, classification_metrics
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How one classifier, or all together, did, and at what cost."""
+
+    name: str
+    metrics: Metrics
+    probabilities: Probabilities
+    """[n, C] of the videos that could be read."""
+    passes: int
+    """Clips of a video that go through an encoder (segments x views); of several runs those of all encoder passes."""
+    seconds_per_video: float
+    """Wall time, reading included."""
+
+    @property
+    def seconds_per_clip(self) -> float:
+        """Wall time, reading included."""
+        return self.seconds_per_video / self.passes
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What `vjepa evaluate` found; results.json holds the same figures."""
+
+    out: Path
+    classes: tuple[str, ...]
+    evaluations: tuple[Evaluation, ...]
+    """Of each run, and last, where there are several with the same classes, of all together."""
+    index: VideoIndex
+    """The videos that could be read; labels are numbers of `classes`."""
+    skipped: dict[str, str]
+    """Unreadable files: path -> reason."""
+    left_out: int
+    """Videos that a run was trained on or chosen with."""
+
+    @property
+    def labels(self) -> Labels:
+        """Class numbers [n]."""
+        return np.array(self.index.labels, dtype=np.int64)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "source": self.index.source,
+            "classes": self.classes,
+            "videos": len(self.index),
+            "skipped": self.skipped,
+            "left_out": self.left_out,
+            "results": [
+                {
+                    "name": evaluation.name,
+                    **evaluation.metrics.to_dict(),
+                    "passes_per_video": evaluation.passes,
+                    "seconds_per_video": evaluation.seconds_per_video,
+                    "seconds_per_clip": evaluation.seconds_per_clip,
+                }
+                for evaluation in self.evaluations
+            ],
+        }
+
+
+def evaluation_result(
+    out: Path, members: Sequence[Member], index: VideoIndex, said: Answers, left_out: int, combine: Combine
+) -> EvaluateResult:
+    """Score each run, in the order of the first one's classes where they are the same, and all together."""
+    kept = said.kept
+    skipped = {index.records[place].path: reason for place, reason in said.skipped.items()}
+    if not kept:
+        path, reason = next(iter(skipped.items()))
+        raise DataError(f"{index.source}: none of {len(index)} videos can be read, for example {path}: {reason}")
+    classes = members[0].classifier.classes
+    if len(label_sets(members)) > 1:  # of supersets of the videos' classes, every run keeps its own
+        classes = tuple(dict.fromkeys(name for member in members for name in member.classifier.classes))
+    number = {name: i for i, name in enumerate(classes)}
+    names = index.classes or ()
+    records = tuple(replace(index.records[i], label=number[names[index.labels[i]]]) for i in kept)
+    read = replace(index, records=records, classes=classes)
+    labels = np.array(read.labels, dtype=np.int64)
+    evaluations = []
+    short = _short_names([member.name for member in members])
+    for name, member, found, seconds in zip(short, members, said.probabilities, said.seconds, strict=True):
+        shares = _widen(found[kept], member.classifier.classes, classes)
+        metrics, plan = classification_metrics(shares, labels, classes), member.classifier.plan
+        evaluations.append(Evaluation(name, metrics, shares, plan.clips, seconds / len(index)))
+    if len(members) > 1 and len(label_sets(members)) == 1:
+        ((_, _, together),) = combined(members, said.probabilities, combine)
+        evaluations.append(_all(members, together[kept], labels, said, combine))
+    return EvaluateResult(out, classes, tuple(evaluations), read, skipped, left_out)
+
+
+def _short_names(names: Sequence[str]) -> list[str]:
+    """The last part of each path where these differ, else the whole."""
+    last = [Path(name).name for name in names]
+    return last if len(set(last)) == len(last) else list(names)
+
+
+def _widen(probabilities: Probabilities, have: Sequence[str], want: Sequence[str]) -> Probabilities:
+    """Columns [n, C] of the classes `have` in the order of `want`; 0 for classes that are not among them."""
+    wide = np.zeros((len(probabilities), len(want)))
+    wide[:, [want.index(name) for name in have]] = probabilities
+    return wide
+
+
+def _all(members: Sequence[Member], shares: Probabilities, labels: Labels, said: Answers, how: Combine) -> Evaluation:
+    """All runs together: the cost is that of the passes that they need."""
+    firsts = [group[0] for group in passes(members)]
+    clips = sum(members[i].classifier.plan.clips for i in firsts)
+    seconds = sum(said.seconds[i] for i in firsts) / len(said.probabilities[0])
+    name = f"all {len(members)} ({'mean softmax' if how == 'mean' else 'vote'})"
+    return Evaluation(
+        name, classification_metrics(shares, labels, members[0].classifier.classes), shares, clips, seconds
+    )

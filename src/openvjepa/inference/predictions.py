@@ -1,0 +1,81 @@
+"""Predictions of classifiers: types, and the most probable classes of probabilities.
+
+n videos, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from openvjepa.config import Combine
+from openvjepa.inference.ensemble import Member, Probabilities, combined
+from openvjepa.inference.windows import Timeline
+
+Top = tuple[tuple[str, float], ...]
+"""(class, probability), likeliest first."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the runs that know one set of classes say together."""
+
+    runs: tuple[str, ...]
+    top: Top
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What classifiers say about one video."""
+
+    path: str
+    answers: tuple[Answer, ...]
+    """One for each set of classes; empty if the video could not be read."""
+    error: str | None = None
+    """Why it could not be read."""
+    timeline: Timeline | None = field(default=None, compare=False, repr=False)
+    """Of a video that was followed over time: the answer of each window (`answers` are their mean)."""
+
+    @property
+    def top(self) -> Top:
+        """The first answer, where there is one."""
+        return self.answers[0].top if self.answers else ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; `answers` where there are several sets of classes, `windows` where a video was followed over time."""
+        values: dict[str, Any] = {"path": self.path, "top": top_dict(self.top), "error": self.error}
+        if len(self.answers) > 1:
+            values["answers"] = [{"runs": answer.runs, "top": top_dict(answer.top)} for answer in self.answers]
+        if self.timeline is not None:
+            values["windows"] = list(_windows(self.timeline, len(self.top)))
+        return values
+
+
+def _windows(timeline: Timeline, top: int) -> Iterator[dict[str, Any]]:
+    """For JSON."""
+    for number, ((start, end), row) in enumerate(zip(timeline.spans, timeline.probabilities, strict=True)):
+        error = timeline.skipped.get(number)
+        best = () if error else best_of(row, timeline.classes, top)
+        yield {"start": start, "end": end, "top": top_dict(best), "error": error}
+
+
+def top_dict(top: Top) -> list[dict[str, object]]:
+    """For JSON."""
+    return [{"class": name, "probability": probability} for name, probability in top]
+
+
+def answers_of(
+    members: Sequence[Member], probabilities: Sequence[Probabilities], how: Combine, top: int
+) -> list[tuple[Answer, ...]]:
+    """Of each video, the answer of each label set; probabilities [n, C] of each member."""
+    sets = []
+    for group, classes, shares in combined(members, probabilities, how):
+        names = tuple(members[i].name for i in group)
+        sets.append([Answer(names, best_of(row, classes, top)) for row in shares])
+    return list(zip(*sets, strict=True))
+
+
+def best_of(shares: Probabilities, classes: tuple[str, ...], top: int) -> Top:
+    """The likeliest classes of probabilities [C]."""
+    return tuple((classes[i], float(shares[i])) for i in shares.argsort(kind="stable")[::-1][:top])
