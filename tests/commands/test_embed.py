@@ -29,7 +29,8 @@ from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.features import encode as features
 from openvjepa.features import store as journal
-from openvjepa.features.encode import EncodeSettings, cache_key
+from openvjepa.features.cache import cache_key
+from openvjepa.features.encode import EncodeSettings
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.inference.classifier import load_classifier
 from openvjepa.model.encoder import Encoder, create_model

@@ -18,8 +18,9 @@ from openvjepa.data.clips import ClipSpec, read_clip
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import ConfigError, DataError
-from openvjepa.features import encode as subject
-from openvjepa.features.encode import ClipPlan, EncodeSettings, FeatureSet, encode, encode_index
+from openvjepa.features import cache as subject
+from openvjepa.features.cache import FeatureSet, encode_index
+from openvjepa.features.encode import ClipPlan, EncodeSettings, encode
 from openvjepa.model.encoder import Encoder
 from openvjepa.train.distributed import Runtime
 
@@ -189,7 +190,7 @@ def test_what_a_killed_encode_left_is_not_taken_for_features(
     assert not part.exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "meta", "header"])
+@pytest.mark.parametrize("damage", ["cut", "meta", "header", "edited", "flip", "nan"])
 def test_damaged_features_are_encoded_again(
     encoder: Encoder, index: VideoIndex, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -199,12 +200,27 @@ def test_damaged_features_are_encoded_again(
         os.truncate(folder / "features.npy", 1000)
     elif damage == "meta":
         (folder / "meta.json").write_text("{")
+    elif damage == "edited":
+        meta = json.loads((folder / "meta.json").read_text())
+        (folder / "meta.json").write_text(json.dumps(meta | {"kept": meta["kept"][::-1]}))
+    elif damage in ("flip", "nan"):
+        content = bytearray((folder / "features.npy").read_bytes())
+        content[-4:] = b"\x00\x00\xc0\x7f" if damage == "nan" else bytes([content[-4] ^ 1, *content[-3:]])
+        (folder / "features.npy").write_bytes(content)
     else:
         (folder / "features.npy").write_bytes(b"x" * 500)
     again = run(encoder, index, tmp_path)
     assert not again.reused
     assert np.array_equal(again.x, before)
     assert "damaged: encoding again" in caplog.text
+
+
+def test_features_that_are_not_finite_are_an_error(encoder: Encoder, index: VideoIndex, tmp_path: Path) -> None:
+    with torch.no_grad():
+        encoder.norm.bias[3] = float("nan")
+    with pytest.raises(DataError, match=r"features are not finite"):
+        run(encoder, index, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_disk_without_room_stops_before_the_work(

@@ -15,7 +15,8 @@ from openvjepa.config import EmbedConfig, TrainConfig, to_mapping
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.errors import ConfigError, DataError
-from openvjepa.features.encode import EncodeSettings, encode_batches, feature_facts, size_text
+from openvjepa.features.cache import feature_facts, size_text
+from openvjepa.features.encode import EncodeSettings, encode_batches
 from openvjepa.features.files import check_format, write_table
 from openvjepa.features.sampling import ClipPlan, clip_rate, plan_for
 from openvjepa.features.store import Entry, Journal

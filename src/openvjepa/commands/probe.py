@@ -20,7 +20,8 @@ from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.splits import check_splits, read_splits
 from openvjepa.errors import ConfigError
-from openvjepa.features.encode import EncodeSettings, FeatureSet, encode, encode_index
+from openvjepa.features.cache import FeatureSet, encode_index
+from openvjepa.features.encode import EncodeSettings, encode
 from openvjepa.features.sampling import ClipPlan, clip_rate, plan_for
 from openvjepa.inference.classifier import VideoClassifier, save_classifier
 from openvjepa.metrics import Labels

@@ -1,4 +1,4 @@
-"""Frozen features: clips go through the encoder once, and stay on disk for every probe that reads them.
+"""Frozen features: clips go through the encoder.
 
 Shapes: B clips, n videos, V clips of each, N tokens, D channels.
 """
@@ -6,27 +6,18 @@ Shapes: B clips, n videos, V clips of each, N tokens, D channels.
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
-import json
 import logging
-import os
-import shutil
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from openvjepa.config import DataConfig, to_yaml
+from openvjepa.config import DataConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
@@ -34,17 +25,12 @@ from openvjepa.data.loader import EvalClips, one_thread, worker_count
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.features.sampling import ClipPlan
-from openvjepa.grid import TokenGrid
 from openvjepa.model.encoder import Encoder
 from openvjepa.progress import Meter
 from openvjepa.train.distributed import Runtime
-from openvjepa.weights.files import weights_digest
 from openvjepa.weights.hub import LoadedModel
 
 log = logging.getLogger("openvjepa")
-
-FORMAT = 1  # of the cache; a change makes every older one stale
-STALE_SECONDS = 3600.0  # after so long without a write, an unfinished cache is one that was killed
 
 
 @dataclass(frozen=True)
@@ -58,19 +44,6 @@ class EncodeSettings:
     max_bad: float = 0.1
     layer: int = -1
     """Block whose output is kept, from 0, or negative from the end."""
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """Features [n, V, N, D] of the videos that could be read, memory-mapped, and why the others could not."""
-
-    x: NDArray[Any]
-    kept: tuple[int, ...]
-    """Place of each row's video in the index."""
-    skipped: dict[str, str]
-    """Path -> reason."""
-    reused: bool
-    """Whether they were on disk already."""
 
 
 def encode(
@@ -123,93 +96,6 @@ def _as_clips(clips: Tensor, encoder: Encoder, antialias: bool) -> Tensor:
         f"cannot encode a {clips.dtype} tensor of shape {list(clips.shape)}: give uint8 frames [T, H, W, 3] or "
         "[B, T, H, W, 3], or uint8 or normalised float clips [B, 3, T, H, W]"
     )
-
-
-def encode_index(
-    encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: EncodeSettings, cache_dir: Path, *, name: str
-) -> FeatureSet:
-    """Features of the planned clips of every video: from the cache, or encoded now and put there.
-
-    The cache holds a folder for each set of features, named by a hash of all that they follow from: weights, files
-    (path, size, time of change), clips, seed, precision. It appears under that name only when it is complete.
-
-    Args:
-        encoder: in eval mode.
-        index: the videos; their labels do not matter.
-        plan: which clips.
-        settings: how.
-        cache_dir: folder of caches.
-        name: what to call the videos on the progress line.
-
-    Raises:
-        DataError: too many videos cannot be read, or the features do not fit on the disk.
-        ConfigError: the clips do not divide into whole tubelets and patches.
-    """
-    key = cache_key(encoder, index, plan, settings)
-    folder = cache_dir / key
-    if folder.exists():
-        stored = _open_cache(folder, plan.clips, reused=True)
-        if stored is not None:
-            log.info("features of %s: %d videos, read from %s", name, len(stored.x), folder)
-            return stored
-        log.warning("%s is damaged: encoding again", folder)
-        shutil.rmtree(folder)
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        _remove_stale(cache_dir, key)
-        _check_room(encoder, index, plan, settings, cache_dir)
-        part = cache_dir / f"{key}.{os.getpid()}.part"
-        try:
-            _write_cache(part, encoder, index, plan, settings, name)
-            if not folder.exists():  # else another run was faster
-                part.replace(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        raise DataError(f"{cache_dir}: cannot write encoded features: {reason}; {_SAVE_SPACE}") from None
-    fresh = _open_cache(folder, plan.clips, reused=False)
-    if fresh is None:
-        raise DataError(f"{folder}: the encoded features cannot be read back: check the disk")
-    return fresh
-
-
-_SAVE_SPACE = "free some space, choose another --cache-dir, fewer --train-views, or --feature-dtype float16"
-
-
-def cache_key(encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: EncodeSettings) -> str:
-    """Name of a set of features: a hash of everything that changes them."""
-    return digest(feature_facts(encoder, index, plan, settings))[:24]
-
-
-def feature_facts(encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: EncodeSettings) -> dict[str, Any]:
-    """Everything that changes the features of these videos."""
-    return {
-        "format": FORMAT,
-        "weights": [to_yaml(encoder.config), weights_digest(encoder)],
-        "videos": [_file_facts(Path(record.path)) for record in index.records],
-        "plan": asdict(plan),
-        "dtype": settings.dtype,
-        "layer": settings.layer,
-        "computed": [settings.runtime.device.type, str(settings.runtime.dtype)],
-    }
-
-
-def digest(facts: Any) -> str:
-    """sha256 of plain values."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _file_facts(path: Path) -> list[Any]:
-    """Path, size and time of change; of every frame, for a folder of frames. A missing file has neither."""
-    facts: list[Any] = [str(path.absolute())]
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        try:
-            state = file.stat()
-        except OSError:
-            continue
-        facts += [file.name, state.st_size, state.st_mtime_ns]
-    return facts
 
 
 class _Clips(Dataset[tuple[Tensor, str]]):
@@ -296,64 +182,6 @@ def _encode_planned(encoder: Encoder, clips: Tensor, settings: EncodeSettings) -
     return features.unflatten(0, clips.shape[:2])
 
 
-def _rows_shape(encoder: Encoder, plan: ClipPlan, videos: int) -> tuple[int, int, int]:
-    """Shape of the features of so many videos: [videos * V, N, D]."""
-    config = encoder.config
-    grid = TokenGrid.of_clip(
-        plan.spec.num_frames, *plan.size, patch_size=config.patch_size, tubelet_size=config.tubelet_size
-    )
-    return videos * plan.clips, grid.tokens, encoder.embed_dim
-
-
-def _check_room(encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: EncodeSettings, cache_dir: Path) -> None:
-    """Stop before the work when its result cannot fit on the disk."""
-    rows, tokens, channels = _rows_shape(encoder, plan, len(index))
-    needed = rows * tokens * channels * np.dtype(settings.dtype).itemsize
-    free = shutil.disk_usage(cache_dir).free
-    if needed > free:
-        raise DataError(
-            f"{cache_dir}: the features of {len(index)} videos take {size_text(needed)}, and {size_text(free)} are free: "
-            f"{_SAVE_SPACE}"
-        )
-
-
-def size_text(count: int) -> str:
-    """A number of bytes for people."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
-
-
-def _write_cache(
-    part: Path, encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: EncodeSettings, name: str
-) -> None:
-    """Encode into features.npy and meta.json of a new folder; rows of unreadable videos are left out.
-
-    Rows are appended with plain writes: a memory map would answer a full disk with a bus error.
-    """
-    part.mkdir()
-    kept: list[int] = []
-    skipped: dict[str, str] = {}
-    with (part / "features.npy").open("wb") as file:
-        _write_header(file, settings.dtype, _rows_shape(encoder, plan, len(index)))
-        for item, features in encode_videos(encoder, index, plan, settings, name=name):
-            if isinstance(features, str):
-                skipped[index.records[item].path] = features
-                check_bad(skipped, len(index), settings.max_bad)
-            else:
-                kept.append(item)
-                file.write(features.numpy().astype(settings.dtype).tobytes())
-        file.seek(0)  # the header has room for any number of rows
-        _write_header(file, settings.dtype, _rows_shape(encoder, plan, len(kept)))
-        file.flush()
-        os.fsync(file.fileno())
-    text = json.dumps({"name": name, "source": index.source, "kept": kept, "skipped": skipped})
-    (part / "meta.json").write_text(text, encoding="utf-8")
-
-
-def _write_header(file: BinaryIO, dtype: str, shape: tuple[int, ...]) -> None:
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
 def check_bad(skipped: dict[str, str], total: int, max_bad: float) -> None:
     """Stop when too large a share of the videos is unreadable.
 
@@ -365,23 +193,3 @@ def check_bad(skipped: dict[str, str], total: int, max_bad: float) -> None:
         raise DataError(
             f"{len(skipped)} of {total} videos cannot be read, more than max_bad allows ({max_bad:.0%}): {examples}"
         )
-
-
-def _open_cache(folder: Path, clips: int, *, reused: bool) -> FeatureSet | None:
-    """A complete set of features, or None if it is damaged."""
-    try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if not meta["kept"]:
-            raise DataError(f"none of the videos of {meta['source']} can be read")
-        rows = np.load(folder / "features.npy", mmap_mode="r")
-    except (OSError, ValueError, KeyError):
-        return None
-    shape = len(meta["kept"]), clips, *rows.shape[1:]
-    return FeatureSet(rows.reshape(shape), tuple(meta["kept"]), meta["skipped"], reused)
-
-
-def _remove_stale(cache_dir: Path, key: str) -> None:
-    """Delete what a killed run left of this set of features."""
-    for part in cache_dir.glob(f"{key}.*.part"):
-        if time.time() - max(path.stat().st_mtime for path in (part, *part.iterdir())) > STALE_SECONDS:
-            shutil.rmtree(part, ignore_errors=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from openvjepa.errors import ConfigError, DataError
-from openvjepa.features.encode import digest
+from openvjepa.features.cache import digest
 from openvjepa.weights.files import write_file
 
 PLAN, LINES = "plan.json", "batches.jsonl"

@@ -20,7 +20,8 @@ from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.loader import Batch
 from openvjepa.data.splits import check_splits
-from openvjepa.features.encode import EncodeSettings, encode_index
+from openvjepa.features.cache import encode_index
+from openvjepa.features.encode import EncodeSettings
 from openvjepa.features.sampling import ClipPlan, plan_for
 from openvjepa.finetuning.batches import ClipBatches, Order, feature_batches, readable
 from openvjepa.finetuning.task import FinetuneTask, balanced_weights, make_head
