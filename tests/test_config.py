@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 from openvjepa.config import (
     ENCODER_SIZES,
     PRESETS,
+    ClipConfig,
+    ComputeConfig,
     DataConfig,
+    FinetuneConfig,
     ModelConfig,
     PretrainConfig,
+    ProbeConfig,
     from_mapping,
+    part,
     read_yaml,
     to_mapping,
     to_yaml,
 )
 from openvjepa.errors import ConfigError
 from openvjepa.grid import TokenGrid
+
+HEAVY = ("torch", "numpy", "av", "sklearn", "pydantic", "yaml", "tyro", "rich")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -39,7 +50,7 @@ def test_every_preset_survives_yaml(name: str, tmp_path: Path) -> None:
         ({"model": {"img_size": 100}}, "does not divide into tubelets of 2 frames and patches of 16 px"),
         ({"model": {"num_frames": 15}}, "does not divide"),
         ({"train": {"steps": "many"}}, "train.steps"),
-        ({"data": {"fps": 4.0}}, "exactly one of frame_step and fps"),
+        ({"data": {"fps": 4.0, "frame_step": 2}}, "frame_step or fps, not both"),
         ({"data": {"crop_ratio": [0, 1]}}, "crop_ratio"),
         ({"data": {"crop_scale": [1, 0.5]}}, "crop_scale"),
         ({"data": {"workers": -1}}, "workers -1"),
@@ -78,4 +89,47 @@ def test_token_grid() -> None:
 
 
 def test_frame_step_or_fps() -> None:
-    assert DataConfig(frame_step=None, fps=4.0).fps == 4.0
+    assert DataConfig() == DataConfig(frame_step=4)
+    assert DataConfig(fps=4.0) == DataConfig(frame_step=None, fps=4.0)
+    assert DataConfig(fps=4.0).frame_step is None
+
+
+OLD = Path(__file__).parent / "fixtures" / "configs"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (PretrainConfig, "pretrain-0.1.yaml"),
+        (PretrainConfig, "pretrain-nano-0.1.yaml"),
+        (ProbeConfig, "probe-0.1.yaml"),
+        (FinetuneConfig, "finetune-0.1.yaml"),
+    ],
+)
+def test_configurations_of_earlier_versions_are_read(kind: type, name: str, tmp_path: Path) -> None:
+    config, old = read_yaml(kind, OLD / name), yaml.safe_load((OLD / name).read_text(encoding="utf-8"))
+    new = to_mapping(config)
+    for key, value in old.items():  # whatever the old file says still holds; later versions may add settings
+        assert new[key] == value or {k: new[key][k] for k in value} == value, key
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    assert read_yaml(kind, tmp_path / "config.yaml") == config
+
+
+def test_shared_settings_are_written_after_a_commands_own() -> None:
+    names = list(to_mapping(ProbeConfig()))
+    assert names[:2] == ["model", "out"]
+    assert set(names) == {field.name for field in fields(ProbeConfig)}
+    assert names.index("overwrite") < names.index("device")
+
+
+def test_a_part_of_a_configuration() -> None:
+    config = ProbeConfig(device="cpu", threads=2, segments=3, fps=8.0)
+    assert part(config, ComputeConfig) == ComputeConfig(device="cpu", precision="fp32", threads=2)
+    assert part(config, ClipConfig) == ClipConfig(fps=8.0, segments=3, views=1)
+    assert isinstance(config, ComputeConfig)
+
+
+def test_configurations_import_nothing_heavy() -> None:
+    code = f"import sys, openvjepa.config; print([m for m in {HEAVY} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

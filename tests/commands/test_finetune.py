@@ -277,7 +277,7 @@ def test_every_video_is_shown_once_an_epoch() -> None:
 
 
 def clip_batches(config: FinetuneConfig, **values: Any) -> ClipBatches:
-    index: VideoIndex = read_splits(config.splits)["train"]
+    index: VideoIndex = read_splits(config)["train"]
     plan = ClipPlan(read_plan_spec(config), (32, 32), seed=config.seed)
     return ClipBatches(index, plan, Order(len(index), None, 0), 4, values.pop("augmentation", Augmentation()), **values)
 
@@ -603,10 +603,10 @@ def test_unreadable_files_are_counted_and_bounded(
 def test_settings_that_cannot_be_are_errors(config: FinetuneConfig, tmp_path: Path) -> None:
     for wrong, message in (
         ({"micro_batch": 5}, "not a multiple of micro_batch 5"),
-        ({"last_blocks": 0}, "last_blocks must be at least 1"),
-        ({"layer_decay": 0.0}, "layer_decay in"),
+        ({"last_blocks": 0}, "last_blocks 0: give a whole number from 1"),
+        ({"layer_decay": 0.0}, "layer_decay 0: give a number above 0"),
         ({"mixup": 0.8, "micro_batch": 1}, "micro_batch must be at least 2"),
-        ({"randaugment": 30}, r"randaugment must lie in 0\.\.29"),
+        ({"randaugment": 30}, "randaugment 30: give a whole number from 0 to 29"),
         ({"frame_step": 1, "fps": 2.0}, "not both"),
     ):
         with pytest.raises(ConfigError, match=message):

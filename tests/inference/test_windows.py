@@ -286,7 +286,7 @@ def test_what_cannot_be_followed_is_named(run: Path, long: Path, tmp_path: Path)
         say(run, long, annotate="x.avi")
     with pytest.raises(ConfigError, match="annotate is for long videos: give window"):
         PredictConfig(str(run), (str(long),), annotate="x.mp4")
-    with pytest.raises(ConfigError, match="window 0 must be a number of seconds above 0"):
+    with pytest.raises(ConfigError, match="window 0: give a number from"):
         PredictConfig(str(run), (str(long),), window=0)
     with pytest.raises(CheckpointError, match="cannot be written"):
         say(run, long, csv=str(empty / "x.csv"))

@@ -45,7 +45,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     """
     out = Path(config.out)
     _check(config, out)
-    splits = read_splits(config.splits)
+    splits = read_splits(config)
     _say_missing(config, splits)
     model = load_model(config.model)
     frame_step, fps = clip_rate(config.model, config.frame_step, config.fps)

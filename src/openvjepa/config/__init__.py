@@ -13,24 +13,36 @@ from openvjepa.config.commands import (
 )
 from openvjepa.config.data import CheckConfig, PrepareConfig, ShapesConfig
 from openvjepa.config.finetune import FinetuneConfig
+from openvjepa.config.model import ENCODER_SIZES, EncoderDims, ModelConfig
 from openvjepa.config.objective import ObjectiveConfig, ViewsConfig
-from openvjepa.config.parts import Combine, Head, Split, Tune
+from openvjepa.config.parts import (
+    ClipConfig,
+    Combine,
+    ComputeConfig,
+    Head,
+    LabelConfig,
+    LabelSource,
+    LoaderConfig,
+    Precision,
+    RateConfig,
+    Split,
+    SplitConfig,
+    Tune,
+    part,
+)
 from openvjepa.config.presets import FINETUNE_PRESETS, PRESETS
 from openvjepa.config.pretrain import (
-    ENCODER_SIZES,
     IMAGE_MASK,
     LONG_RANGE,
     SHORT_RANGE,
     DataConfig,
-    EncoderDims,
     MaskConfig,
     MaskingConfig,
-    ModelConfig,
     OptimConfig,
     PretrainConfig,
     TrainConfig,
 )
-from openvjepa.config.ranges import Range, check_ranges
+from openvjepa.config.ranges import Config, Range, check_ranges, ranges_of
 from openvjepa.config.yaml import from_mapping, read_yaml, to_mapping, to_yaml
 
 __all__ = [
@@ -42,7 +54,10 @@ __all__ = [
     "SHORT_RANGE",
     "BenchConfig",
     "CheckConfig",
+    "ClipConfig",
     "Combine",
+    "ComputeConfig",
+    "Config",
     "ConvertConfig",
     "DataConfig",
     "DemoConfig",
@@ -52,24 +67,32 @@ __all__ = [
     "ExportConfig",
     "FinetuneConfig",
     "Head",
+    "LabelConfig",
+    "LabelSource",
+    "LoaderConfig",
     "MaskConfig",
     "MaskingConfig",
     "ModelConfig",
     "ModelsConfig",
     "ObjectiveConfig",
     "OptimConfig",
+    "Precision",
     "PredictConfig",
     "PrepareConfig",
     "PretrainConfig",
     "ProbeConfig",
     "Range",
+    "RateConfig",
     "ShapesConfig",
     "Split",
+    "SplitConfig",
     "TrainConfig",
     "Tune",
     "ViewsConfig",
     "check_ranges",
     "from_mapping",
+    "part",
+    "ranges_of",
     "read_yaml",
     "to_mapping",
     "to_yaml",

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from openvjepa.config.finetune import FinetuneConfig
+from openvjepa.config.model import ModelConfig
 from openvjepa.config.objective import ObjectiveConfig
 from openvjepa.config.pretrain import (
     DataConfig,
     MaskConfig,
     MaskingConfig,
-    ModelConfig,
     OptimConfig,
     PretrainConfig,
     TrainConfig,

@@ -1,32 +1,205 @@
-"""Ranges of numbers in configurations, checked before any work."""
+"""Ranges of settings, stated beside each field and checked before any work.
+
+A field's type names its range: `steps: Count` is a whole number above 0, `hflip: Share` lies in 0..1. Every
+configuration derives from `Config`, which checks all of them when an instance is made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import Field, dataclass
+from difflib import get_close_matches
+from functools import cache
+from os import PathLike, fspath
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from openvjepa.errors import ConfigError
 
-Range = tuple[float, float]
-"""Least and most, both allowed. Two whole numbers: only whole numbers lie in between."""
+
+@dataclass(frozen=True)
+class Range:
+    """Range of a number, or of every number of a tuple; None is always allowed where the type allows it."""
+
+    least: float
+    most: float
+    above: bool = False
+    """The least number is itself not allowed."""
+    below: bool = False
+    """The greatest number is itself not allowed."""
+    ordered: bool = False
+    """The numbers of a tuple must not decrease."""
+
+    def holds(self, number: float) -> bool:
+        """Whether a number lies in the range; never for nan."""
+        return self.least <= number <= self.most and not (
+            (self.above and number == self.least) or (self.below and number == self.most)
+        )
+
+    def __str__(self) -> str:
+        """The range in words: "from 0 to 1", "above 0, at most 1", "at least 0, below 1"."""
+        if not self.above and not self.below:
+            return f"from {self.least:.10g} to {self.most:.10g}"
+        least = f"above {self.least:.10g}" if self.above else f"at least {self.least:.10g}"
+        return f"{least}, below {self.most:.10g}" if self.below else f"{least}, at most {self.most:.10g}"
 
 
-def check_ranges(config: object, ranges: Mapping[str, Range]) -> None:
-    """Check that fields of a configuration lie in their ranges; every number of a tuple does, and None is not checked.
+@dataclass(frozen=True)
+class NotEmpty:
+    """A text, or every text of a tuple, must not be empty."""
+
+
+@dataclass(frozen=True)
+class AtLeastOne:
+    """A tuple must have an entry."""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A value, or every value of a tuple, must be one of these; made from `Literal`."""
+
+    choices: tuple[Any, ...]
+
+
+Rule: TypeAlias = Range | NotEmpty | AtLeastOne | OneOf
+
+
+MANY = 10**9
+"""Greatest count of anything: more than any run needs, and far from overflow."""
+Count: TypeAlias = Annotated[int, Range(1, MANY)]
+"""How many; at least one."""
+Whole: TypeAlias = Annotated[int, Range(0, MANY)]
+"""How many; may be none."""
+Few: TypeAlias = Annotated[int, Range(1, 1024)]
+"""How many, of things that are held at once."""
+Threads: TypeAlias = Annotated[int, Range(1, 1024)]
+Workers: TypeAlias = Annotated[int, Range(0, 256)]
+Seed: TypeAlias = Annotated[int, Range(0, 2**63 - 1)]
+Share: TypeAlias = Annotated[float, Range(0, 1)]
+"""A share or probability."""
+ProperShare: TypeAlias = Annotated[float, Range(0, 1, above=True, below=True)]
+"""A share that is neither nothing nor all."""
+ShareBelowOne: TypeAlias = Annotated[float, Range(0, 1, below=True)]
+Rate: TypeAlias = Annotated[float, Range(0, 100)]
+"""A learning rate or weight decay."""
+Weight: TypeAlias = Annotated[float, Range(0, 1e6)]
+"""Weight of a term in a sum."""
+Seconds: TypeAlias = Annotated[float, Range(1e-3, 1e9)]
+FrameRate: TypeAlias = Annotated[float, Range(1e-3, 1e4)]
+"""Frames per second."""
+Pixels: TypeAlias = Annotated[int, Range(1, 2**14)]
+Scale: TypeAlias = Annotated[tuple[float, float], Range(0, 1, above=True, ordered=True)]
+"""Least and greatest share of an area or a length."""
+Aspect: TypeAlias = Annotated[tuple[float, float], Range(0.01, 100, ordered=True)]
+"""Least and greatest ratio of two sides."""
+Text: TypeAlias = Annotated[str, NotEmpty()]
+
+
+class Config:
+    """Base of every configuration: a frozen dataclass whose fields are checked when it is made.
+
+    Lists become tuples, paths become text, and one text where several are expected stands for itself.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+def check_ranges(config: object) -> None:
+    """Check that the fields of a configuration lie in the ranges that their types state.
 
     Args:
         config: a dataclass.
-        ranges: field -> range.
 
     Raises:
         ConfigError: names the field, its value and its range.
     """
-    for name, (least, most) in ranges.items():
-        value = getattr(config, name)
-        whole = isinstance(least, int) and isinstance(most, int)
-        for number in value if isinstance(value, tuple) else (value,):
-            if number is None:
-                continue
-            if not least <= number <= most or (whole and number != int(number)):  # "not ... <=" catches nan, too
-                kind = "a whole number" if whole else "a number"
-                shown = f"{number:g}" if isinstance(number, float) else str(number)[:20]
-                raise ConfigError(f"{name} {shown}: give {kind} from {least:g} to {most:g}")
+    for name, hint, rules in _rules(type(config)):
+        value = _plain(getattr(config, name), hint)
+        if value is not getattr(config, name):
+            object.__setattr__(config, name, value)
+        for rule in rules:
+            _check(name, value, rule, whole=int in _leaves(hint) and float not in _leaves(hint))
+
+
+def ranges_of(kind: type[Any]) -> dict[str, tuple[Rule, ...]]:
+    """Field of a configuration -> the rules that its type states."""
+    return {name: rules for name, _, rules in _rules(kind)}
+
+
+@cache
+def _rules(kind: type[Any]) -> tuple[tuple[str, Any, tuple[Rule, ...]], ...]:
+    """(field, type, rules) of a dataclass."""
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple((name, hint, tuple(_found(hint))) for name, hint in hints.items() if name in kind.__dataclass_fields__)
+
+
+def _found(hint: Any) -> Iterator[Rule]:
+    if get_origin(hint) is Annotated:
+        yield from (rule for rule in hint.__metadata__ if isinstance(rule, (Range, NotEmpty, AtLeastOne)))
+    if get_origin(hint) is Literal:
+        yield OneOf(get_args(hint))
+        return
+    for part in get_args(hint):
+        yield from _found(part)
+
+
+def _leaves(hint: Any) -> set[Any]:
+    """The types that a value, or an entry of a tuple, may have."""
+    parts = get_args(hint)
+    if get_origin(hint) is Annotated:
+        return _leaves(parts[0])
+    return {leaf for part in parts for leaf in _leaves(part)} if parts else {hint}
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    """Lists as tuples, paths as text, and a text where a tuple of texts is expected as a tuple of one."""
+    if isinstance(value, PathLike):
+        value = fspath(value)
+    bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    plain_tuple = get_origin(bare) is tuple or any(get_origin(part) is tuple for part in get_args(bare))
+    if not plain_tuple:
+        return value
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list) or (isinstance(value, tuple) and any(isinstance(item, PathLike) for item in value)):
+        return tuple(fspath(item) if isinstance(item, PathLike) else item for item in value)
+    return value
+
+
+def _check(name: str, value: Any, rule: Rule, *, whole: bool) -> None:
+    if value is None:
+        return
+    if isinstance(rule, AtLeastOne):
+        if not value:
+            raise ConfigError(f"{name} is empty: give at least one value")
+        return
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(rule, NotEmpty):
+            if not str(item).strip():
+                raise ConfigError(f"{name} is empty: give a value")
+        elif isinstance(rule, OneOf):
+            if item not in rule.choices:
+                raise ConfigError(f"{name} {str(item)[:40]!r} is unknown: {choose(str(item), rule.choices)}")
+        else:
+            _check_number(name, item, rule, whole=whole)
+    if isinstance(rule, Range) and rule.ordered and isinstance(value, tuple) and list(value) != sorted(value):
+        raise ConfigError(f"{name} {', '.join(f'{n:g}' for n in value)}: give the smaller number first")
+
+
+def _check_number(name: str, number: Any, rule: Range, *, whole: bool) -> None:
+    if isinstance(number, (str, bytes)) or not hasattr(number, "__float__"):
+        raise ConfigError(f"{name} {str(number)[:40]!r} is not a number")
+    if not rule.holds(number) or (whole and number != int(number)):
+        kind = "a whole number" if whole else "a number"
+        shown = f"{number:.10g}" if isinstance(number, float) else str(number)[:40]
+        raise ConfigError(f"{name} {shown}: give {kind} {rule}")
+
+
+def choose(given: str, choices: Iterable[Any]) -> str:
+    """What to write instead of an unknown name: "did you mean fp32? choose from auto, fp32, bf16"."""
+    names = [str(choice) for choice in choices]
+    near = get_close_matches(given[:80], names, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{meant}choose from {', '.join(names)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,13 +54,21 @@ def to_yaml(config: Any) -> str:
 
 
 def to_mapping(config: Any) -> Any:
-    """A config dataclass as plain dicts, lists and numbers."""
-    return _plain(asdict(config))
+    """A config dataclass as plain dicts, lists and numbers; a command's own fields come before those of its parts."""
+    if is_dataclass(config) and not isinstance(config, type):
+        return {name: to_mapping(getattr(config, name)) for name in field_names(type(config))}
+    if isinstance(config, dict):
+        return {key: to_mapping(item) for key, item in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_mapping(item) for item in config]
+    return config
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+def field_names(kind: type[Any]) -> list[str]:
+    """Names of a dataclass's fields: its own first, then those of its bases."""
+    known = {item.name for item in fields(kind)}
+    return [
+        name
+        for name in dict.fromkeys(n for c in kind.__mro__ for n in vars(c).get("__annotations__", {}))
+        if name in known
+    ]

@@ -6,14 +6,14 @@ import os
 from collections import Counter
 from dataclasses import replace
 
-from openvjepa.config import ProbeConfig
+from openvjepa.config import SplitConfig
 from openvjepa.data.index import VideoIndex, read_index, sorted_classes, stratified_split
 from openvjepa.errors import ConfigError, DataError
 
 _NEEDS = "a classifier needs class folders, a list of `path label` lines, or a CSV with a label column"
 
 
-def read_splits(config: ProbeConfig) -> dict[str, VideoIndex]:
+def read_splits(config: SplitConfig) -> dict[str, VideoIndex]:
     """The splits train, val and test, all with the same classes.
 
     A split is a source of its own, else the videos that the source marks with it, else a part of the training videos,
@@ -111,7 +111,7 @@ def _check_classes(train: VideoIndex) -> None:
         )
 
 
-def _carve(train: VideoIndex, missing: list[str], config: ProbeConfig) -> dict[str, VideoIndex]:
+def _carve(train: VideoIndex, missing: list[str], config: SplitConfig) -> dict[str, VideoIndex]:
     """Take the missing splits out of the training videos: they, and what is left to train on."""
     counts = Counter(train.labels)
     single = [name for i, name in enumerate(train.classes or ()) if counts[i] == 1]

@@ -1,0 +1,175 @@
+"""Every number of every configuration has a range; whatever is given, it is accepted or refused in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, isfinite, nan
+from typing import Annotated, Any, get_args, get_type_hints
+
+import pytest
+
+import openvjepa.config
+from openvjepa.config import Config, ModelConfig, Range, check_ranges, from_mapping, ranges_of
+from openvjepa.config.ranges import NotEmpty
+from openvjepa.errors import ConfigError
+
+KINDS = sorted(
+    (
+        kind
+        for kind in vars(openvjepa.config).values()
+        if isinstance(kind, type) and issubclass(kind, Config) and kind is not Config
+    ),
+    key=lambda kind: kind.__name__,
+)
+NEEDED = {"source": "videos", "out": "there", "model": "m", "to": "hf"}
+NUMBERS = (nan, inf, -inf, 0, -1, 1e30, 10**23, 10**40)
+MAY_BE_EMPTY = {"source", "model", "run", "geometry", "arch"}  # source, model: the command says what to give
+
+
+def leaves(hint: Any) -> set[Any]:
+    """The plain types in a type."""
+    parts = get_args(hint)
+    return {leaf for part in parts for leaf in leaves(part)} if parts else {hint}
+
+
+FIELDS = [
+    pytest.param(kind, field, id=f"{kind.__name__}.{field.name}")
+    for kind in KINDS
+    for field in dataclasses.fields(kind)
+    if {int, float} & leaves(get_type_hints(kind)[field.name])
+]
+TEXTS = [
+    pytest.param(kind, field, id=f"{kind.__name__}.{field.name}")
+    for kind in KINDS
+    for field in dataclasses.fields(kind)
+    if str in leaves(get_type_hints(kind)[field.name]) and field.name not in MAY_BE_EMPTY
+]
+
+
+def given(kind: type[Config], **values: Any) -> dict[str, Any]:
+    """Settings with what a configuration cannot do without."""
+    needed = {
+        f.name: NEEDED[f.name]
+        for f in dataclasses.fields(kind)
+        if f.default is f.default_factory is dataclasses.MISSING
+    }
+    return {**needed, **values}
+
+
+def variants(kind: type[Config], field: dataclasses.Field[Any], value: Any) -> list[Any]:
+    """The value itself or, for a tuple, the value in each of its places."""
+    hint = get_type_hints(kind)[field.name]
+    if not any(getattr(part, "__origin__", part) is tuple for part in (hint, *get_args(hint))):
+        return [value]
+    default = field.default if isinstance(field.default, tuple) and field.default else (value,)
+    return [tuple(value if i == place else item for i, item in enumerate(default)) for place in range(len(default))]
+
+
+def test_all_configurations_are_walked() -> None:
+    assert {"ModelConfig", "TrainConfig", "ProbeConfig", "FinetuneConfig", "ShapesConfig", "BenchConfig"} <= {
+        kind.__name__ for kind in KINDS
+    }
+    assert len(FIELDS) > 130
+
+
+@pytest.mark.parametrize(("kind", "field"), FIELDS)
+def test_every_number_has_a_range(kind: type[Config], field: dataclasses.Field[Any]) -> None:
+    ranges = [rule for rule in ranges_of(kind)[field.name] if isinstance(rule, Range)]
+    assert ranges
+    assert all(isfinite(rule.least) and isfinite(rule.most) and rule.least < rule.most for rule in ranges)
+    for number in NUMBERS:
+        inside = all(
+            (rule.least < number or (rule.least == number and not rule.above))
+            and (number < rule.most or (rule.most == number and not rule.below))
+            for rule in ranges
+        )
+        for value in variants(kind, field, number):
+            for make in (lambda v: kind(**given(kind, **v)), lambda v: from_mapping(kind, given(kind, **v))):
+                made, message = outcome(make, {field.name: value})
+                assert inside or made is None, f"{field.name} {value} is accepted"
+                assert made is None or getattr(made, field.name) == value
+                assert "\n" not in message
+                assert len(message) < 400
+                assert inside or field.name in message
+
+
+def outcome(make: Callable[[dict[str, Any]], Config], values: dict[str, Any]) -> tuple[Config | None, str]:
+    """The configuration, or why there is none."""
+    try:
+        return make(values), ""
+    except ConfigError as error:
+        return None, str(error)
+
+
+@pytest.mark.parametrize(("kind", "field"), TEXTS)
+def test_texts_that_must_not_be_empty(kind: type[Config], field: dataclasses.Field[Any]) -> None:
+    if field.name in ("models",):
+        return  # each is one of the encoder sizes
+    assert any(isinstance(rule, NotEmpty) for rule in ranges_of(kind)[field.name])
+    for empty in ("", "  "):
+        for value in variants(kind, field, empty):
+            with pytest.raises(ConfigError, match=f"^{field.name} is empty"):
+                kind(**given(kind, **{field.name: value}))
+
+
+BASE = {"arch": "vit_femto", "img_size": 32, "num_frames": 4, "levels": (1, 3), "predictor_out_dim": 96}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_heads": 2.5, "embed_dim": 100}, "num_heads 2.5: give a whole number from 1 to 1024"),
+        ({"mlp_ratio": 0.005}, "mlp_ratio 0.005 leaves the MLP no channels"),
+        ({"num_frames": 1, "embed_dim": 98, "num_heads": 1, "levels": ()}, "embed_dim 98: .* a multiple of 4"),
+        ({"uniform_power": False, "predictor_embed_dim": 12}, "predictor_embed_dim 12: .* a multiple of 8"),
+        ({"positions": "rope", "num_heads": 32}, "embed_dim 96 has heads of 3 channels: .* even number, at least 6"),
+        (
+            {"positions": "rope", "interpolate_rope": True, "patch_size": 256, "img_size": 256},
+            "patch_size 256: interpolate_rope works with patches up to 128 px",
+        ),
+        ({"img_size": 16384, "patch_size": 8}, "a clip of 8388608 tokens"),
+        ({"arch": "x" * 10_000}, "is unknown: choose from vit_femto"),
+    ],
+)
+def test_combinations_that_no_model_has(values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        ModelConfig(**{**BASE, **values})
+    assert len(str(caught.value)) < 400
+
+
+@dataclass(frozen=True)
+class Sizes(Config):
+    sides: tuple[Annotated[float, Range(1, 3)], ...] = ()
+    rooms: tuple[Annotated[int, Range(1, 3)], ...] = ()
+    share: Annotated[float, Range(0, 1, above=True, below=True)] | None = None
+    span: Annotated[tuple[float, float], Range(0, 1, ordered=True)] = (0, 1)
+    names: tuple[str, ...] = ()
+
+
+def test_what_a_range_says() -> None:
+    assert Sizes(sides=(1, 2.5)).sides == (1, 2.5)
+    for values, message in (
+        ({"sides": (1, 3.5)}, "sides 3.5: give a number from 1 to 3"),
+        ({"rooms": (1, 2.5)}, "rooms 2.5: give a whole number from 1 to 3"),
+        ({"share": 1.0}, "share 1: give a number above 0, below 1"),
+        ({"share": 0}, "share 0: give a number above 0, below 1"),
+        ({"share": "a"}, "share 'a' is not a number"),
+        ({"span": (0.5, 0.2)}, "span 0.5, 0.2: give the smaller number first"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            Sizes(**values)  # type: ignore[arg-type]
+        assert str(caught.value) == message
+    check_ranges(Sizes())
+
+
+def test_lists_paths_and_single_texts_become_tuples_of_text(tmp_path: Any) -> None:
+    assert Sizes(names="one").names == ("one",)  # type: ignore[arg-type]
+    assert Sizes(names=[tmp_path, "b"]).names == (str(tmp_path), "b")  # type: ignore[arg-type]
+    assert Sizes(names=tmp_path).names == (str(tmp_path),)  # type: ignore[arg-type]
+
+
+def test_a_choice_that_is_nearly_right() -> None:
+    with pytest.raises(ConfigError, match=r"^positions 'ropee' is unknown: did you mean rope\? choose from sincos"):
+        ModelConfig(positions="ropee")  # type: ignore[arg-type]
