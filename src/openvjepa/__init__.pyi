@@ -25,6 +25,8 @@ from .data.index import VideoIndex, VideoRecord, read_index
 from .data.synthetic import make_shapes
 from .errors import CheckpointError, ConfigError, DataError, OpenVJEPAError, VideoError
 from .features.encode import encode
+from .inference.classifier import VideoClassifier, load_classifier
+from .inference.predictions import Prediction
 from .model.encoder import create_model
 from .version import __version__
 from .weights.hub import LoadedModel, load_model, save_model
@@ -48,10 +50,12 @@ __all__ = [
     "OpenVJEPAError",
     "OptimConfig",
     "PredictConfig",
+    "Prediction",
     "PretrainConfig",
     "ProbeConfig",
     "ShapesConfig",
     "TrainConfig",
+    "VideoClassifier",
     "VideoError",
     "VideoIndex",
     "VideoRecord",
@@ -62,6 +66,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "list_models",
+    "load_classifier",
     "load_model",
     "load_probe",
     "make_shapes",

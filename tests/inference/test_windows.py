@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from openvjepa.commands.predict import Prediction, predict
+from openvjepa.commands.predict import predict
 from openvjepa.commands.probe import probe
 from openvjepa.config import ModelConfig, PredictConfig, ProbeConfig
 from openvjepa.data.clips import ClipSpec
@@ -23,7 +23,9 @@ from openvjepa.data.video import Video, open_video
 from openvjepa.errors import CheckpointError, ConfigError, VideoError
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.inference.ensemble import load_members
-from openvjepa.inference.windows import Scene, Timeline, clip_starts, window_clips, window_spans
+from openvjepa.inference.predictions import Prediction
+from openvjepa.inference.timeline import Scene, Timeline
+from openvjepa.inference.windows import clip_starts, window_clips, window_spans
 from openvjepa.model.encoder import create_model
 from openvjepa.reports.video import caption, main_colours
 from openvjepa.weights.hub import save_model

@@ -17,13 +17,15 @@ from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.inference.ensemble import (
     Member,
+    answers_of,
     ask,
     check_combinable,
     load_members,
     to_device,
 )
-from openvjepa.inference.predictions import Answer, Prediction, answers_of, best_of
-from openvjepa.inference.windows import Timeline, follow, write_csv
+from openvjepa.inference.predictions import Answer, Prediction, best_of
+from openvjepa.inference.timeline import Timeline, write_csv
+from openvjepa.inference.windows import follow
 from openvjepa.reports.video import annotate_video, draw_timeline
 from openvjepa.train.distributed import Runtime, make_runtime
 from openvjepa.weights import registry

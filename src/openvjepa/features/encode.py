@@ -98,7 +98,7 @@ def _as_clips(clips: Tensor, encoder: Encoder, antialias: bool) -> Tensor:
     )
 
 
-class _Clips(Dataset[tuple[Tensor, str]]):
+class PlannedClips(Dataset[tuple[Tensor, str]]):
     """Item i: the planned clips of video i, uint8 [V, 3, T, H, W], and why it could not be read ("" if it could)."""
 
     def __init__(self, index: VideoIndex, plan: ClipPlan) -> None:
@@ -150,7 +150,7 @@ def encode_batches(
     A batch follows from index, plan and batch size alone, so that a run that goes on later gets the same numbers: the last
     bits depend on how many clips go through the encoder together.
     """
-    dataset = _Clips(index, plan)
+    dataset = PlannedClips(index, plan)
     batches = dataset.batches(settings.batch_size)
     done, batches = sum(map(len, batches[:first])), batches[first:]
     loader = DataLoader(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -11,9 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openvjepa.config import from_mapping, to_mapping
-from openvjepa.data.index import VideoRecord
-from openvjepa.errors import CheckpointError, ConfigError
+from openvjepa.data.index import VideoIndex, VideoRecord
+from openvjepa.data.transforms import eval_views
+from openvjepa.errors import CheckpointError, ConfigError, DataError
+from openvjepa.features.encode import PlannedClips, encode
 from openvjepa.features.sampling import ClipPlan, clip_rate, plan_for
+from openvjepa.inference.predictions import Answer, Prediction, best_of
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import average_softmax
 from openvjepa.weights.files import read_metadata
@@ -35,6 +40,61 @@ class VideoClassifier:
         """Tokens of the clips of one video [V, N, D] -> probabilities [C]: the softmax of each clip, averaged."""
         device = next(self.probe.parameters()).device
         return average_softmax(self.probe(features.to(device)), len(features))[0].double().cpu().numpy()
+
+    def to(self, device: str | torch.device) -> VideoClassifier:
+        """This classifier, with encoder and probe moved to a device."""
+        self.encoder.to(device)
+        self.probe.to(device)
+        return self
+
+    @overload
+    def predict(self, videos: str | Path | NDArray[np.uint8], *, top: int = 5) -> Prediction: ...
+    @overload
+    def predict(self, videos: Sequence[str | Path | NDArray[np.uint8]], *, top: int = 5) -> list[Prediction]: ...
+    def predict(
+        self, videos: str | Path | NDArray[np.uint8] | Sequence[str | Path | NDArray[np.uint8]], *, top: int = 5
+    ) -> Prediction | list[Prediction]:
+        """The most probable classes of videos.
+
+        Args:
+            videos: a video or image file; or frames uint8 [T, H, W, 3], of which as many as a clip has are taken at equal
+                distances; or a list of files and frames.
+            top: classes of each prediction.
+
+        Returns:
+            A Prediction, or for a list a list of them. A file that cannot be read has an `error` and no classes.
+
+        Raises:
+            DataError: frames of another type or shape.
+            ConfigError: `top` is not positive.
+        """
+        if top < 1:
+            raise ConfigError(f"top {top}: give the number of classes, at least 1")
+        if isinstance(videos, (str, Path, np.ndarray)):
+            return self._predict(videos, top)
+        return [self._predict(video, top) for video in videos]
+
+    def _predict(self, video: str | Path | NDArray[np.uint8], top: int) -> Prediction:
+        if isinstance(video, np.ndarray):
+            name, clips = "frames", self._clips_of(video)
+        else:
+            name = str(video)
+            index = VideoIndex((VideoRecord(name),), None, name)
+            clips, reason = PlannedClips(index, replace(self.plan, random=0))[0]
+            if reason:
+                return Prediction(name, (), reason)
+        probabilities = self.probabilities(encode(self.encoder, clips))
+        return Prediction(name, (Answer((), best_of(probabilities, self.classes, top)),))
+
+    def _clips_of(self, frames: NDArray[np.uint8]) -> Tensor:
+        """Clips uint8 [V, 3, T, H, W] of frames [T', H', W', 3]."""
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not len(frames):
+            raise DataError(
+                f"frames of type {frames.dtype} and shape {list(frames.shape)}: give uint8 [T, H, W, 3], RGB, 0 to 255"
+            )
+        places = np.linspace(0, len(frames) - 1, self.plan.spec.num_frames).round().astype(int)
+        chosen = np.ascontiguousarray(frames[places])
+        return torch.stack(eval_views(chosen, self.plan.size, self.plan.views, antialias=self.plan.antialias))
 
 
 def save_classifier(folder: Path, classifier: VideoClassifier) -> None:

@@ -19,6 +19,7 @@ from openvjepa.data.index import VideoIndex, VideoRecord
 from openvjepa.errors import ConfigError
 from openvjepa.features.encode import EncodeSettings, encode_videos
 from openvjepa.inference.classifier import VideoClassifier, load_classifier
+from openvjepa.inference.predictions import Answer, best_of
 from openvjepa.train.distributed import Runtime
 from openvjepa.weights.files import weights_digest
 
@@ -167,6 +168,17 @@ def combined(
         classes = members[group[0]].classifier.classes
         alike = [in_order(probabilities[i], members[i].classifier.classes, classes) for i in group]
         yield group, classes, combine(np.stack(alike), how)
+
+
+def answers_of(
+    members: Sequence[Member], probabilities: Sequence[Probabilities], how: Combine, top: int
+) -> list[tuple[Answer, ...]]:
+    """Of each video, the answer of each label set; probabilities [n, C] of each member."""
+    sets = []
+    for group, classes, shares in combined(members, probabilities, how):
+        names = tuple(members[i].name for i in group)
+        sets.append([Answer(names, best_of(row, classes, top)) for row in shares])
+    return list(zip(*sets, strict=True))
 
 
 def in_order(probabilities: Probabilities, have: Sequence[str], want: Sequence[str]) -> Probabilities:

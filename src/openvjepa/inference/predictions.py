@@ -5,13 +5,14 @@ n videos, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from openvjepa.config import Combine
-from openvjepa.inference.ensemble import Member, Probabilities, combined
-from openvjepa.inference.windows import Timeline
+import numpy as np
+from numpy.typing import NDArray
+
+from openvjepa.inference.timeline import Timeline
 
 Top = tuple[tuple[str, float], ...]
 """(class, probability), likeliest first."""
@@ -65,17 +66,6 @@ def top_dict(top: Top) -> list[dict[str, object]]:
     return [{"class": name, "probability": probability} for name, probability in top]
 
 
-def answers_of(
-    members: Sequence[Member], probabilities: Sequence[Probabilities], how: Combine, top: int
-) -> list[tuple[Answer, ...]]:
-    """Of each video, the answer of each label set; probabilities [n, C] of each member."""
-    sets = []
-    for group, classes, shares in combined(members, probabilities, how):
-        names = tuple(members[i].name for i in group)
-        sets.append([Answer(names, best_of(row, classes, top)) for row in shares])
-    return list(zip(*sets, strict=True))
-
-
-def best_of(shares: Probabilities, classes: tuple[str, ...], top: int) -> Top:
+def best_of(shares: NDArray[np.float64], classes: tuple[str, ...], top: int) -> Top:
     """The likeliest classes of probabilities [C]."""
     return tuple((classes[i], float(shares[i])) for i in shares.argsort(kind="stable")[::-1][:top])

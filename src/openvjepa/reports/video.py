@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from openvjepa.data.cores import usable_cores
 from openvjepa.data.video import Video, open_video
 from openvjepa.errors import VideoError
-from openvjepa.inference.windows import READ_BYTES, Timeline
+from openvjepa.inference.timeline import Timeline
+from openvjepa.inference.windows import READ_BYTES
 from openvjepa.weights.files import whole_file
 
 # Of classes with a line of their own, and of the others.
