@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
 _UNPRINTABLE = frozenset(("Cc", "Cs", "Zl", "Zp"))  # control characters, lone surrogates, line and paragraph separators
 _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # make text read in another order
@@ -16,6 +17,13 @@ def printable(text: object) -> str:
         else char
         for char in str(text)
     )
+
+
+def shorten(names: Iterable[object], most: int = 4) -> str:
+    """Names for an error: the first ones, cut to 80 characters each, and how many more there are."""
+    texts = [printable(name) for name in names]
+    shown = ", ".join(text if len(text) <= 80 else f"{text[:77]}..." for text in texts[:most])
+    return f"{shown} and {len(texts) - most} more" if len(texts) > most else shown
 
 
 class OpenVJEPAError(Exception):

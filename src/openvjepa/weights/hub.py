@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import yaml
 from torch import Tensor, nn
 
 from openvjepa.config import ModelConfig, to_mapping
-from openvjepa.errors import CheckpointError
+from openvjepa.errors import CheckpointError, shorten
 from openvjepa.model.action import ActionPredictor
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.positions import position_codes
@@ -22,15 +23,25 @@ from openvjepa.train.checkpoint import list_checkpoints
 from openvjepa.weights import registry
 from openvjepa.weights.download import fetch_hf, fetch_url
 from openvjepa.weights.files import (
+    check_fit,
     converted_facts,
     load_strictly,
     read_container,
+    read_settings,
     read_tensors,
     write_file,
     write_tensors,
 )
 from openvjepa.weights.formats.hf import read_hf
-from openvjepa.weights.formats.meta import SECTIONS, drop_unused_codes, infer_config, make_config, strip_prefixes
+from openvjepa.weights.formats.meta import (
+    SECTIONS,
+    check_counts,
+    drop_unused_codes,
+    infer_config,
+    make_config,
+    model_counts,
+    strip_prefixes,
+)
 from openvjepa.weights.probes import Probe, fill_probe, load_probe, probe_facts
 
 WEIGHTS, SETTINGS, HF_SETTINGS = "model.safetensors", "model.yaml", "config.json"
@@ -87,8 +98,8 @@ def load_model(
         probe: an attentive probe's file that belongs to it, or for a name the probe's own ("k400"); see `load_probe`.
 
     Raises:
-        CheckpointError: unknown, missing, damaged or not such a file; names every tensor that is missing, unexpected or of
-            another shape, unless a named rule accounts for it (`LoadedModel.notes`).
+        CheckpointError: unknown, missing, damaged or not such a file; names the first tensors that are missing, unexpected or
+            of another shape, unless a named rule accounts for them (`LoadedModel.notes`).
     """
     path, known = _locate(source)
     arch = {**known, **(arch or {})}
@@ -116,7 +127,7 @@ def _with_probe(model: LoadedModel, source: str, probe: str | Path) -> LoadedMod
 def _locate(source: str | Path) -> tuple[Path, Mapping[str, Any]]:
     """File or folder of a source, fetched if need be, and what is known of its architecture."""
     path, name = Path(source), str(source)
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists, false for names that no file can have
         known = registry.of_file(path.name) if path.is_file() else None
         return path, known.arch if known else {}
     info = registry.find(name)
@@ -126,7 +137,7 @@ def _locate(source: str | Path) -> tuple[Path, Mapping[str, Any]]:
         return fetch_hf(info.hf_id), {}
     if _HF_ID.fullmatch(name) and isinstance(source, str) and not path.suffix:
         return fetch_hf(name), {}
-    raise CheckpointError(f"{source}: no such file or folder, and no model of this name{registry.suggest(name)}")
+    raise CheckpointError(f"{name[:200]}: no such file or folder, and no model of this name{registry.suggest(name)}")
 
 
 def save_model(
@@ -178,10 +189,11 @@ def _load_folder(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
 
 
 def _load_own(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
+    text = read_settings(path / SETTINGS)
     try:
-        settings = yaml.safe_load((path / SETTINGS).read_text(encoding="utf-8"))
+        settings = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         values, antialias = {**settings["model"], **arch}, bool(settings.get("antialias", True))
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (ValueError, yaml.YAMLError, KeyError, TypeError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path / SETTINGS}: cannot be read ({reason})") from None
     config = make_config(values, str(path / SETTINGS))
@@ -215,7 +227,7 @@ def _load_container(container: Mapping[str, Any], path: Path, arch: Mapping[str,
         return _load_checkpoint(container, arch, str(path))
     section = next((name for name in SECTIONS if name in container), None)
     if section is None:
-        names = ", ".join(map(str, container)) or "nothing"
+        names = shorten(container) or "nothing"
         raise CheckpointError(f"{path}: no {', '.join(SECTIONS[:-1])} or {SECTIONS[-1]} in it, only {names}")
     encoder = strip_prefixes(container[section], f"{path} ({section})")
     predictor = strip_prefixes(container["predictor"], f"{path} (predictor)") if "predictor" in container else None
@@ -251,6 +263,10 @@ def _build(
     section: str,
 ) -> LoadedModel:
     """A model of this configuration with these tensors; no predictor where there are none for it."""
+    of_encoder, of_predictor = model_counts(config)
+    check_counts(of_encoder, encoder_state, source)
+    if predictor_state:
+        check_counts(of_predictor, predictor_state, source)
     with torch.device("meta"):  # no memory and no time for initial values that the file replaces
         encoder = Encoder(config)
         kind = ActionPredictor if config.predictor_kind == "action" else Predictor
@@ -269,8 +285,11 @@ def _fill(
     state, notes = drop_unused_codes(state, config)
     stored = state.get(codes)
     if stored is not None and stored.ndim == 3 and stored.shape[1] != config.grid.tokens:
+        wanted = module.state_dict()
+        state[codes] = wanted[codes]
+        check_fit({key: list(value.shape) for key, value in wanted.items()}, state, source, "the model")
         state[codes] = position_codes(width, config)
-        notes.append(f"{codes} made anew for {config.grid.t} x {config.grid.h} x {config.grid.w} tokens")
-    load_strictly(module.to_empty(device="cpu"), state, source)
+        notes.append(f"{codes} computed for {config.grid.t} x {config.grid.h} x {config.grid.w} tokens")
+    load_strictly(module, state, source)
     module.eval().requires_grad_(False)
     return notes

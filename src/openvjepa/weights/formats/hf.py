@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from openvjepa.config import ENCODER_SIZES, ModelConfig
 from openvjepa.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from openvjepa.errors import CheckpointError
+from openvjepa.errors import CheckpointError, shorten
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.layers import ENCODER_EPS, CrossAttentionBlock, hidden_width
 from openvjepa.model.pooler import AttentiveClassifier
 from openvjepa.model.predictor import Predictor
-from openvjepa.weights.files import read_tensors, write_file, write_tensors
+from openvjepa.weights.files import read_settings, read_tensors, write_file, write_tensors
 from openvjepa.weights.formats.hf_names import UNUSED, Shapes, check_tensors, to_ours, to_theirs
-from openvjepa.weights.formats.meta import make_config
+from openvjepa.weights.formats.meta import check_counts, make_config
 
 if TYPE_CHECKING:
     from openvjepa.weights.hub import LoadedModel
@@ -105,7 +105,7 @@ def read_hf(folder: str | Path) -> HFModel:
     if any(name.startswith(("pooler.", "classifier.")) for name in tensors):
         depth = 1 + _whole(settings.get("num_pooler_layers", _POOLER_DEPTH), f"{where}: num_pooler_layers")
         facts = {"num_heads": config.dims.num_heads, "depth": depth, "style": "v2", "eps": ENCODER_EPS}
-    shapes = _shapes(config, facts, tensors)
+    shapes = _shapes(config, facts, tensors, where)
     check_tensors(shapes, tensors, str(folder))
     found = {part: to_ours(part, names, tensors) for part, names in shapes.items()}
     labels = _labels(settings, len(found["probe"]["linear.weight"]), where) if facts else None
@@ -228,8 +228,23 @@ def _notes(model: LoadedModel) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _shapes(config: ModelConfig, facts: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> Shapes:
+def _check_counts(
+    config: ModelConfig, facts: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], where: str
+) -> None:
+    """The numbers of layers in config.json are those of the file, which are checked before any layer is built."""
+    expected = {"num_hidden_layers": ("encoder.layer", config.dims.depth)}
+    if any(name.startswith("predictor.") for name in tensors):
+        expected["pred_num_hidden_layers"] = ("predictor.layer", config.predictor_depth)
+    if facts is not None:
+        expected["num_pooler_layers"] = ("pooler.self_attention_layers", facts["depth"] - 1)
+    check_counts(expected, tensors, where)
+
+
+def _shapes(
+    config: ModelConfig, facts: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], where: str
+) -> Shapes:
     """Shapes of the model: encoder, predictor where there are tensors for it, probe where there are facts of it."""
+    _check_counts(config, facts, tensors, where)
     with torch.device("meta"):
         parts: dict[str, nn.Module] = {"encoder": Encoder(config)}
         if any(name.startswith("predictor.") for name in tensors):
@@ -243,16 +258,17 @@ def _shapes(config: ModelConfig, facts: Mapping[str, Any] | None, tensors: Mappi
 def _config(settings: Mapping[str, Any], where: str) -> ModelConfig:
     """ModelConfig of a config.json; fields without a meaning for us are passed over."""
     if settings.get("model_type") != "vjepa2":
-        raise CheckpointError(f"{where}: model_type {settings.get('model_type')!r}: not a V-JEPA 2 model (vjepa2)")
+        found = repr(settings.get("model_type"))[:40]
+        raise CheckpointError(f"{where}: model_type {found}: not a V-JEPA 2 model (vjepa2)")
     for name, value in _FIXED.items():
         if settings.get(name, value) != value:
-            raise CheckpointError(f"{where}: {name} is {settings[name]!r}, and only {value!r} can be read")
+            raise CheckpointError(f"{where}: {name} is {repr(settings[name])[:40]}, and only {value!r} can be read")
     values = {ours: settings.get(theirs, default) for theirs, (ours, default) in _GEOMETRY.items()}
     for theirs, (ours, _) in _GEOMETRY.items():
         if ours != "mlp_ratio":  # a single frame: the image model of ours, which theirs is not
             _whole(values[ours], f"{where}: {theirs}", least=2 if ours == "num_frames" else 1)
-    if type(values["mlp_ratio"]) not in (int, float):
-        raise CheckpointError(f"{where}: mlp_ratio {values['mlp_ratio']!r}: a number is needed")
+    if type(ratio := values["mlp_ratio"]) not in (int, float) or not 0 < ratio < 1000:
+        raise CheckpointError(f"{where}: mlp_ratio {str(ratio)[:20]}: a number above 0 is needed")
     width = values["embed_dim"]
     values["mlp_ratio"] = int(width * values["mlp_ratio"]) / width  # theirs cuts the hidden width, ours rounds it
     numbers = tuple(values[name] for name in ("embed_dim", "depth", "num_heads", "mlp_ratio"))
@@ -263,8 +279,8 @@ def _config(settings: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _whole(value: object, where: str, *, least: int = 0) -> int:
-    if type(value) is not int or value < least:
-        raise CheckpointError(f"{where} {value!r}: a whole number from {least} on is needed")
+    if type(value) is not int or not least <= value < 2**31:
+        raise CheckpointError(f"{where} {repr(value)[:24]}: a whole number from {least} on is needed")
     return value
 
 
@@ -288,11 +304,10 @@ def _labels(settings: Mapping[str, Any], classes: int, where: str) -> tuple[str,
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    text = read_settings(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: not a mapping of settings")
@@ -325,7 +340,7 @@ def _shards(folder: Path) -> list[Path]:
     files = sorted(set(places.values()))
     missing = [file for file in files if Path(file).name != file or not (folder / file).is_file()]
     if missing:
-        raise CheckpointError(f"{folder}: {len(missing)} of {len(files)} shards are not in it: {', '.join(missing)}")
+        raise CheckpointError(f"{folder}: {len(missing)} of {len(files)} shards are not in it: {shorten(missing)}")
     return [folder / file for file in files]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from openvjepa.errors import CheckpointError
+from openvjepa.weights.files import check_fit
 
 Shapes = Mapping[str, Mapping[str, torch.Size]]
 """Part (encoder, predictor, probe) -> our name -> shape."""
@@ -96,7 +96,7 @@ def check_tensors(shapes: Shapes, tensors: Mapping[str, Tensor], source: str) ->
         source: the file, for errors.
 
     Raises:
-        CheckpointError: names what is missing, unexpected or of another shape.
+        CheckpointError: names the first that are missing, unexpected or of another shape.
     """
     wanted: dict[str, list[int]] = {}
     for part, names in shapes.items():
@@ -107,15 +107,4 @@ def check_tensors(shapes: Shapes, tensors: Mapping[str, Tensor], source: str) ->
             if not name.startswith(_OURS_MASK):
                 theirs = hf_names(part, name)
                 wanted |= {each: [shape[0] // len(theirs), *shape[1:]] for each in theirs}
-    kinds = {
-        "missing": [name for name in wanted if name not in tensors],
-        "unexpected": [name for name in tensors if name not in wanted],
-        "reshaped": [
-            f"{name} is {list(tensors[name].shape)}, expected {shape}"
-            for name, shape in wanted.items()
-            if name in tensors and list(tensors[name].shape) != shape
-        ],
-    }
-    problems = [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
-    if problems:
-        raise CheckpointError(f"{source}: its tensors do not fit its config.json ({'; '.join(problems)})")
+    check_fit(wanted, tensors, source, "its config.json")

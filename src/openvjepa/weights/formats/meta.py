@@ -8,7 +8,7 @@ from the caller.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -44,7 +44,9 @@ def strip_prefixes(section: object, where: str) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for key, value in section.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{where}: {key!r} is not a tensor with a name")
+            raise CheckpointError(f"{where}: {str(key)[:80]!r} is not a tensor with a name")
+        if not _held(value):
+            raise CheckpointError(f"{where}: the file does not hold all values of {key[:80]}: not the weights of a model")
         name = key
         while name.startswith(PREFIXES):
             name = name.split(".", 1)[1]
@@ -52,6 +54,13 @@ def strip_prefixes(section: object, where: str) -> dict[str, Tensor]:
             raise CheckpointError(f"{where}: {name} is there twice, with and without a prefix")
         state[name] = value
     return state
+
+
+def _held(value: Tensor) -> bool:
+    """Whether each value of a tensor has its own place in the file: a small file cannot stand for a huge tensor."""
+    if value.layout != torch.strided or value.is_meta or value.is_quantized:
+        return False
+    return value.untyped_storage().nbytes() >= value.numel() * value.element_size()
 
 
 def infer_config(
@@ -230,6 +239,8 @@ def _grid_of_codes(codes: Tensor, *, image: bool, uniform_power: bool) -> TokenG
     A row ends where the height code first changes, and a frame where the depth code does.
     """
     tokens, dim = codes.shape
+    if not tokens or dim < 8:
+        return None
     depth_width, height_width, _ = (0, dim // 2, 0) if image else axis_widths(dim, uniform_power=uniform_power)
     per_frame = tokens if image else _run_length(codes[:, :depth_width])
     row = _run_length(codes[:per_frame, depth_width : depth_width + height_width])
@@ -250,7 +261,7 @@ def _shape(state: Mapping[str, Tensor], name: str, dims: tuple[int, ...], where:
     """Shape of a parameter that must be there, with one of these numbers of dimensions."""
     if name not in state:
         raise CheckpointError(f"{where}: no {name}: not a V-JEPA model")
-    if state[name].ndim not in dims:
+    if state[name].ndim not in dims or 0 in state[name].shape:
         raise CheckpointError(f"{where}: {name} has the shape {list(state[name].shape)}: not a V-JEPA model")
     return tuple(state[name].shape)
 
@@ -259,3 +270,30 @@ def _count(state: Mapping[str, Tensor], name: str) -> int:
     """Entries of a list of modules or parameters: 1 + the highest number in `name.<number>`."""
     numbers = [int(match[1]) for key in state if (match := re.match(rf"{name}\.(\d+)(?:\.|$)", key))]
     return max(numbers, default=-1) + 1
+
+
+def check_counts(expected: Mapping[str, tuple[str, int]], state: Iterable[str], where: str) -> None:
+    """Check that a file has as many layers as its settings say, before any are built.
+
+    Args:
+        expected: field of the settings -> (list of modules or parameters, how many of them).
+        state: names of the file's tensors.
+        where: file, for errors.
+
+    Raises:
+        CheckpointError: it has more or fewer.
+    """
+    names = list(state)
+    for field, (part, count) in expected.items():
+        found = len({match[1] for name in names if (match := re.match(rf"{re.escape(part)}\.(\d+)(?:\.|$)", name))})
+        if found != count:
+            raise CheckpointError(f"{where}: {field} is {count}, but the file has {found} of {part}")
+
+
+def model_counts(config: ModelConfig) -> tuple[dict[str, tuple[str, int]], dict[str, tuple[str, int]]]:
+    """What `check_counts` takes, for the encoder and for the predictor of a model."""
+    encoder = {"depth": ("blocks", config.dims.depth), "levels": ("norms_block", len(config.levels))}
+    predictor = {"predictor_depth": ("predictor_blocks", config.predictor_depth)}
+    if config.predictor_kind == "masked":
+        predictor["num_mask_tokens"] = ("mask_tokens", config.num_mask_tokens)
+    return encoder, predictor
