@@ -81,7 +81,30 @@ def read_container(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read ({reason})") from None
     if not isinstance(container, dict):
         raise CheckpointError(f"{path}: not a checkpoint of V-JEPA")
+    if not all(_is_whole(value) for value in _tensors_in(container)):
+        raise CheckpointError(
+            f"{path}: has tensors whose values it does not hold, or sparse ones: not weights of a model"
+        )
     return container
+
+
+def _tensors_in(container: object) -> Iterator[Tensor]:
+    """Every tensor in nested dictionaries and lists; each of these is visited once, however often it is named."""
+    waiting, visited = [container], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in visited:
+            visited.add(id(value))
+            waiting.extend(value.values() if isinstance(value, Mapping) else value)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether each value of a tensor has its own place in memory: a small file must not stand for a huge tensor."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        return False
+    return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
 
 def converted_facts(container: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -172,7 +195,13 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except (SafetensorError, OSError, ValueError, LookupError, AttributeError) as error:  # AttributeError: an unknown dtype
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        LookupError,
+        AttributeError,
+    ) as error:  # AttributeError: an unknown dtype
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise CheckpointError(f"{path}: damaged ({reason})") from None
 

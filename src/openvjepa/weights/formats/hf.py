@@ -240,9 +240,7 @@ def _check_counts(
     check_counts(expected, tensors, where)
 
 
-def _shapes(
-    config: ModelConfig, facts: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], where: str
-) -> Shapes:
+def _shapes(config: ModelConfig, facts: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], where: str) -> Shapes:
     """Shapes of the model: encoder, predictor where there are tensors for it, probe where there are facts of it."""
     _check_counts(config, facts, tensors, where)
     with torch.device("meta"):
