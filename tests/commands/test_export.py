@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from torch import Tensor
 
 from openvjepa.cli import main
+from openvjepa.commands.convert import convert
 from openvjepa.commands.export import export
 from openvjepa.commands.probe import probe as run_probe
-from openvjepa.config import ExportConfig, ModelConfig, ProbeConfig
+from openvjepa.config import ConvertConfig, ExportConfig, ModelConfig, ProbeConfig
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.model.encoder import Encoder
@@ -292,6 +294,27 @@ def test_not_for_transformers(family: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot be written for transformers: .*`vjepa export --to onnx`"):
         export(ExportConfig(str(source), str(tmp_path / "out"), "hf"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["vitl16", "vjepa2.1-vitb"])
+def test_published_models_are_refused_before_the_download(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # a download would be another error
+    with pytest.raises(CheckpointError, match="cannot be written for transformers"):
+        export(ExportConfig(name, str(tmp_path / "out"), "hf"))
+    with pytest.raises(CheckpointError, match="cannot be written for transformers"):
+        convert(ConvertConfig(name, str(tmp_path / "out"), "hf"))
+    with pytest.raises(CheckpointError, match="not downloaded yet"):
+        convert(ConvertConfig(name, str(tmp_path / "out"), "openvjepa"))
+
+
+def test_weights_are_not_read_for_a_layout_that_cannot_hold_them(tmp_path: Path) -> None:
+    source = saved(tmp_path / "own", FAMILIES["V-JEPA 1"])
+    (source / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="pretrain with --positions rope-tiled"):
+        export(ExportConfig(str(source), str(tmp_path / "out"), "hf"))
 
 
 def test_a_folder_in_use(tmp_path: Path) -> None:

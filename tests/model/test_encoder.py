@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -153,3 +154,16 @@ def test_stretched_grids_have_the_size_asked_for(pair: tuple[int, int]) -> None:
 def test_unknown_size_is_named() -> None:
     with pytest.raises(ConfigError, match="vit_colossal"):
         create_model("vit_colossal")
+
+
+@pytest.mark.parametrize("positions", ["sincos", "rope-tiled", "rope"])
+def test_shapes_without_values(positions: Literal["sincos", "rope-tiled", "rope"]) -> None:
+    """On the device "meta", a model tells the shapes of what it would compute."""
+    config = ModelConfig(
+        arch="vit_femto", img_size=32, num_frames=4, positions=positions, predictor_embed_dim=48, predictor_num_heads=3
+    )
+    encoder, predictor = Encoder(config).to("meta"), Predictor(config).to("meta")
+    tokens = encoder(torch.zeros(1, 3, 4, 32, 32, device="meta"))
+    assert (tokens.shape, tokens.device.type) == ((1, 8, 96), "meta")
+    ids = torch.arange(4, device="meta")[None]
+    assert predictor(tokens[:, :4], ids, ids + 4).shape == (1, 4, 96)

@@ -41,6 +41,8 @@ class Files:
     ranges: bool = True
     if_range: bool = True
     length: bool = True
+    size: str | None = None
+    """What the server says of the size in place of the truth."""
     kind: str = "application/octet-stream"
     cuts: list[int] = field(default_factory=list)
     """Bytes after which the connection of each coming request breaks."""
@@ -78,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         if status == 416:
             self.send_header("Content-Range", f"bytes */{len(files.content)}")
         if files.length:
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", self.files.size or str(len(body)))
         else:
             self.send_header("Connection", "close")
         self.end_headers()
@@ -214,6 +216,27 @@ def test_a_server_without_ranges_starts_again(files: Files) -> None:
 def test_a_server_without_lengths(files: Files) -> None:
     files.length = False
     assert fetch_url(files.url).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("size", ["many", "-5", "1e9", "9" * 5000, str(10**13), "\u00b2".encode().decode("latin1")])
+def test_a_size_that_is_none(files: Files, cache: Path, pauses: list[float], size: str) -> None:
+    files.size = size
+    with pytest.raises(CheckpointError, match=r"the server gives .* as the size: not that of a model") as caught:
+        fetch_url(files.url)
+    assert len(str(caught.value)) < 200
+    assert not pauses
+
+
+def test_a_body_without_end(files: Files, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.length = False
+    monkeypatch.setattr(download, "LARGEST", len(DATA) - 1)
+    with pytest.raises(CheckpointError, match=r"does not end: .* from a server that gives no size"):
+        fetch_url(files.url)
+    assert not list(cache.rglob("*.part"))
+    monkeypatch.undo()
+    monkeypatch.setattr(download, "_SPARE", 10**18)  # a nearly full disk
+    with pytest.raises(CheckpointError, match="does not end"):
+        fetch_url(files.url)
 
 
 def test_complete_but_not_renamed(files: Files, cache: Path) -> None:

@@ -322,3 +322,18 @@ def test_loaded_weights_do_not_depend_on_the_file(tmp_path: Path) -> None:
     digest = weights_digest(model.encoder)
     path.write_bytes(b"overwritten")
     assert weights_digest(model.encoder) == digest
+
+
+def test_probes_of_a_model_of_its_own_size(tmp_path: Path, io: dict[str, Tensor]) -> None:
+    """V-JEPA 1 gives a probe the heads of its encoder; where nothing tells them, they can be passed."""
+    model = load_model(META, arch=HEADS, probe=V1 / "probe.pth.tar")
+    assert model.probe is not None
+    torch.testing.assert_close(model.probe(io["target_encoder_out"]), io["logits"], **CLOSE)
+    v2 = V1.parent / "v2"
+    arch = {**HEADS, "positions": "rope-tiled", "img_size": 32, "num_frames": 8, "predictor_num_heads": 3}
+    with pytest.raises(CheckpointError, match="load_model: probe_heads, commands: --probe-heads"):
+        load_model(v2 / "checkpoint.pt", arch=arch, probe=v2 / "probe.pt")
+    probe = load_model(v2 / "checkpoint.pt", arch=arch, probe=v2 / "probe.pt", probe_heads=3).probe
+    tokens = torch.randn(1, 8, 48)
+    assert probe is not None
+    assert torch.equal(probe(tokens), load_probe(v2 / "probe.pt", num_heads=3)(tokens))

@@ -15,7 +15,7 @@ from openvjepa.errors import ConfigError
 from openvjepa.model.pooler import PROBE_EPS, AttentiveClassifier
 from openvjepa.weights.files import whole_file
 from openvjepa.weights.formats import hf
-from openvjepa.weights.hub import SETTINGS, WEIGHTS, LoadedModel, load_model, save_model
+from openvjepa.weights.hub import SETTINGS, WEIGHTS, LoadedModel, known_config, load_model, save_model
 from openvjepa.weights.probes import V2_HEADS, probe_facts
 
 META_SUFFIXES = (".pth.tar", ".pt")
@@ -45,7 +45,12 @@ def convert(config: ConvertConfig) -> tuple[Path, ...]:
     else:
         written = (Path(config.out),)
         check_folder(written[0], config.source, overwrite=config.overwrite)
-    model = load_model(config.source, arch=parse_geometry(config.geometry), probe=config.probe)
+    known = known_config(config.source, parse_geometry(config.geometry))
+    if config.to == "hf" and known is not None:
+        hf.check_hf_config(known, config.source)  # before a download of gigabytes
+    model = load_model(
+        config.source, arch=parse_geometry(config.geometry), probe=config.probe, probe_heads=config.probe_heads
+    )
     print(model)
     if config.to == "hf":
         hf.check_hf(model)

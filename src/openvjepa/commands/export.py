@@ -20,7 +20,7 @@ from openvjepa.reports.model_card import model_card, read_results
 from openvjepa.weights.files import write_file
 from openvjepa.weights.formats import hf
 from openvjepa.weights.formats.onnx import check_onnx, largest_difference, write_onnx
-from openvjepa.weights.hub import LoadedModel, load_model
+from openvjepa.weights.hub import LoadedModel, known_config, load_model
 
 TOLERANCE = 1e-5
 """Largest difference of transformers' numbers to ours, in units of the largest of them where that is above 1."""
@@ -41,7 +41,12 @@ def export(config: ExportConfig) -> Path:
     check_folder(folder, config.model, overwrite=config.overwrite)
     if config.to == "onnx":
         check_onnx()
-    loaded = load_model(config.model, arch=parse_geometry(config.geometry), probe=config.probe)
+    known = known_config(config.model, parse_geometry(config.geometry))
+    if config.to == "hf" and known is not None:
+        hf.check_hf_config(known, config.model)  # before a download of gigabytes
+    loaded = load_model(
+        config.model, arch=parse_geometry(config.geometry), probe=config.probe, probe_heads=config.probe_heads
+    )
     model = replace(loaded, source=config.model)  # by name, not the place in the cache
     print(model, flush=True)
     if config.to == "hf":

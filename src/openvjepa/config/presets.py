@@ -187,6 +187,7 @@ def nano() -> PretrainConfig:
     The demo's recipe with small pictures in fine patches, long tubelets, a wider encoder, and four masks of each clip, which
     share its decoding and its targets. The EMA is slower than the short run needs: a quick one trades motion for shape.
     In runs of this length SIGReg does the work, the prediction next to nothing.
+    Its sin-cos positions can be exported to ONNX and Meta's layout, not to transformers: for that, add --positions rope-tiled.
     """
     base = demo()
     return replace(

@@ -176,6 +176,8 @@ def trunc_normal_(tensor: Tensor, std: float, bound: float = 2.0) -> Tensor:
     The reference's method (spec 1.3), written out because torch's own has changed: a seed gives the same weights with
     every version. Draws from torch's global generator.
     """
+    if tensor.is_meta:  # a model about to be loaded
+        return tensor
     edge = math.erf(bound / (std * math.sqrt(2)))
     inside = 1 - 2**-24  # the inverse of exactly -1 is infinite: a weight of -bound, drawn once in 2 ** 24
     tensor.uniform_(-edge, edge).clamp_(-inside, inside)

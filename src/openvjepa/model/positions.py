@@ -145,5 +145,6 @@ def rope_of(
         for axis, size in ((1, grid.h), (2, grid.w)):
             places[axis] = places[axis] * float(span) / max(1, size - 1)  # a single row or column stands at 0
     device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    autocast = not x.is_meta and torch.is_autocast_enabled(device)  # torch knows no autocast for shapes without values
+    dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
     return make_rope(places, x.shape[-1] // num_heads, config.positions, dtype)

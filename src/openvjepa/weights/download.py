@@ -30,6 +30,9 @@ ATTEMPTS = 5
 """Tries in a row without a single new byte, after which a download is given up."""
 TIMEOUT = 30.0
 """Seconds without an answer."""
+LARGEST = 200 * 10**9
+"""Bytes of a file, at most: several times those of the largest published one."""
+_SPARE = 10**9  # bytes of the disk that a file of unknown size leaves free
 _CHUNK = 1 << 20
 _PASSING = (408, 425, 429)  # answers of a server that may be other ones a moment later, beside 5xx
 _HF_FILES = ("*.safetensors", "*.json")
@@ -211,14 +214,20 @@ def _transfer(url: str, part: Path, meter: _Meter) -> None:
             have = 0
             part.write_bytes(b"")
             _version_file(part).write_text(_version(response))
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        _check_space(part, (total or 0) - have)
+        length = _length(response)
+        total = None if length is None else have + length
+        _check_space(part, length or 0)
         meter.start(have, total)
         with part.open("ab") as file:
             while chunk := _read(response):
                 file.write(chunk)
                 meter.advance(len(chunk))
+                have += len(chunk)
+                if total is None and (have > LARGEST or shutil.disk_usage(part.parent).free < _SPARE):
+                    part.unlink()
+                    raise CheckpointError(
+                        f"{url}: does not end: {have / 1e9:.2f} GB came, from a server that gives no size: they were deleted"
+                    )
     if total is not None and _size(part) != total:
         raise _Dropped(f"the connection ended after {_size(part)} of {total} bytes")
 
@@ -249,6 +258,21 @@ def _read(response: http.client.HTTPResponse | urllib.error.HTTPError) -> bytes:
         return response.read(_CHUNK)
     except (OSError, http.client.HTTPException) as error:
         raise _Dropped(error) from None
+
+
+def _length(response: http.client.HTTPResponse | urllib.error.HTTPError) -> int | None:
+    """Bytes that are to come; None: the server does not say.
+
+    Raises:
+        CheckpointError: what it says is no size of a file.
+    """
+    text = response.headers.get("Content-Length")
+    if text is None:
+        return None
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 16 and int(digits) <= LARGEST):
+        raise CheckpointError(f"{response.geturl()}: the server gives {text[:40]!r} as the size: not that of a model")
+    return int(digits)
 
 
 def _version(response: http.client.HTTPResponse | urllib.error.HTTPError) -> str:

@@ -150,7 +150,7 @@ def _checksum(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
     total = zlib.crc32(json.dumps(entries).encode())
     for key, value in sorted(tensors.items()):
         total = zlib.crc32(f"{key} {value.dtype} {tuple(value.shape)}".encode(), total)
-        total = zlib.crc32(value.flatten().view(torch.uint8).numpy(), total)
+        total = zlib.crc32(value.flatten().view(torch.uint8).numpy(), total)  # pyright: ignore[reportArgumentType]
     return f"{total:08x}"
 
 

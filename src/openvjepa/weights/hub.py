@@ -84,7 +84,11 @@ class LoadedModel:
 
 
 def load_model(
-    source: str | Path, *, arch: Mapping[str, Any] | None = None, probe: str | Path | None = None
+    source: str | Path,
+    *,
+    arch: Mapping[str, Any] | None = None,
+    probe: str | Path | None = None,
+    probe_heads: int | None = None,
 ) -> LoadedModel:
     """Load a pretrained encoder, with its predictor and probe where there are any.
 
@@ -96,6 +100,7 @@ def load_model(
             unknown size, {"num_frames": 16, "img_size": 256} for a V-JEPA 2 file of your own, or {"img_size": 384}: position
             codes of another clip shape are made anew.
         probe: an attentive probe's file that belongs to it, or for a name the probe's own ("k400"); see `load_probe`.
+        probe_heads: attention heads of the probe, where its file does not hold them and they follow from nothing else.
 
     Raises:
         CheckpointError: unknown, missing, damaged or not such a file; names the first tensors that are missing, unexpected or
@@ -104,21 +109,34 @@ def load_model(
     path, known = _locate(source)
     arch = {**known, **(arch or {})}
     model = _load_folder(path, arch) if path.is_dir() else _load_container(read_container(path), path, arch)
-    return model if probe is None else _with_probe(model, str(source), probe)
+    return model if probe is None else _with_probe(model, str(source), probe, probe_heads)
 
 
-def _with_probe(model: LoadedModel, source: str, probe: str | Path) -> LoadedModel:
+def known_config(source: str | Path, arch: Mapping[str, Any]) -> ModelConfig | None:
+    """Configuration of a published model, or of a folder of ours, without a download and without reading its weights.
+
+    Raises:
+        CheckpointError: the folder's model.yaml cannot be read, or `arch` does not fit.
+    """
+    info, folder = registry.find(str(source)), Path(source)
+    if (folder / SETTINGS).exists():
+        return _read_own_settings(folder, arch)[0]
+    return make_config({**info.arch, **arch}, str(source)) if info is not None and not folder.exists() else None
+
+
+def _with_probe(model: LoadedModel, source: str, probe: str | Path, heads: int | None) -> LoadedModel:
     info = registry.find(source)
     urls = info.probes if info else {}
     path = fetch_url(urls[str(probe)]) if str(probe) in urls else Path(probe)
-    loaded = load_probe(path)
+    loaded = load_probe(path, num_heads=heads, encoder_heads=model.encoder.num_heads)
     if loaded.linear.in_features != model.encoder.embed_dim:
         raise CheckpointError(
             f"{probe}: a probe of width {loaded.linear.in_features}, but the encoder's is {model.encoder.embed_dim}"
         )
     labels = converted_facts(read_container(path)).get("labels")
-    if labels is not None and (not isinstance(labels, list) or len(labels) != loaded.linear.out_features):
-        raise CheckpointError(f"{probe}: its labels do not name its {loaded.linear.out_features} classes")
+    classes = loaded.linear.out_features
+    if labels is not None and (not isinstance(labels, list) or len(labels) != classes):
+        raise CheckpointError(f"{probe}: its labels do not name its {classes} classes")
     note = f"{probe} read as nano-JEPA's (no prefix `module.`): its output projection is applied"
     notes = (*model.notes, note) if loaded.pooler.style == "nano" else model.notes
     return replace(model, probe=loaded, labels=tuple(map(str, labels)) if labels else None, notes=notes)
@@ -188,7 +206,7 @@ def _load_folder(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
     )
 
 
-def _load_own(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
+def _read_own_settings(path: Path, arch: Mapping[str, Any]) -> tuple[ModelConfig, bool]:
     text = read_settings(path / SETTINGS)
     try:
         settings = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -196,18 +214,24 @@ def _load_own(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
     except (ValueError, yaml.YAMLError, KeyError, TypeError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path / SETTINGS}: cannot be read ({reason})") from None
-    config = make_config(values, str(path / SETTINGS))
+    return make_config(values, str(path / SETTINGS)), antialias
+
+
+def _load_own(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
+    config, antialias = _read_own_settings(path, arch)
     tensors, metadata = read_tensors(path / WEIGHTS)
     encoder, predictor, classifier = (_part(tensors, f"{name}.") for name in ("encoder", "predictor", "classifier"))
     model = replace(_build(config, encoder, predictor, str(path), "encoder"), antialias=antialias)
     if not classifier:
         return model
     try:
-        labels, facts = tuple(metadata["classifier"]["classes"]), metadata["classifier"]["probe"]
+        labels, facts = metadata["classifier"]["classes"], metadata["classifier"]["probe"]
+        if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+            raise TypeError("its classes are not a list of names")
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path / WEIGHTS}: its classifier cannot be read ({error})") from None
     probe = fill_probe(facts, config.dims.embed_dim, len(labels), classifier, f"{path} (classifier)")
-    return replace(model, probe=probe, labels=labels)
+    return replace(model, probe=probe, labels=tuple(labels))
 
 
 def _load_hf(path: Path, arch: Mapping[str, Any]) -> LoadedModel:

@@ -3,36 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from openvjepa.config import ENCODER_SIZES
-from openvjepa.errors import CheckpointError
+from openvjepa.config import ENCODER_SIZES, from_mapping
+from openvjepa.config.ranges import check_ranges
+from openvjepa.errors import CheckpointError, ConfigError, shorten
 from openvjepa.model.layers import CrossAttentionBlock, ProbeStyle
 from openvjepa.model.pooler import PROBE_EPS, AttentiveClassifier, LinearClassifier
 from openvjepa.weights.files import converted_facts, load_strictly, read_container
-from openvjepa.weights.formats.meta import strip_prefixes
+from openvjepa.weights.formats.meta import check_counts, strip_prefixes
 
 Probe = AttentiveClassifier | LinearClassifier
+
+
+@dataclass(frozen=True)
+class _ProbeFacts:
+    """`probe_facts`, read from a file."""
+
+    kind: Literal["attentive", "linear"]
+    num_heads: int | None = None
+    depth: int = 1
+    complete_block: bool = True
+    style: ProbeStyle = "v1"
+    eps: float = PROBE_EPS
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"num_heads": (1, 1024), "depth": (1, 1024), "eps": (0.0, 1.0)})
+
 
 V2_HEADS = 16
 """Attention heads of every probe of V-JEPA 2 and 2.1, whatever the encoder has."""
 
 
 def load_probe(
-    source: str | Path, *, num_heads: int | None = None, style: ProbeStyle | None = None, head: int = 0
+    source: str | Path,
+    *,
+    num_heads: int | None = None,
+    style: ProbeStyle | None = None,
+    head: int = 0,
+    encoder_heads: int | None = None,
 ) -> AttentiveClassifier:
     """Load an attentive probe of V-JEPA 1, 2 or nano-JEPA (`...-probe.pth.tar`, `evals/*.pt`), in eval mode.
 
     Args:
         source: the file.
-        num_heads: attention heads, which the file does not hold; None: 16 for V-JEPA 2, else those of the known encoder of
-            this width.
+        num_heads: attention heads, which the file does not hold; None: 16 for V-JEPA 2, else those of the encoder.
         style: how it is built; None: read off the tensors (no output projection: v2), and the names: nano-JEPA's files look
             like those of V-JEPA 1 but for the prefix `module.`, and only nano-JEPA applies the projection (spec section 6).
         head: which one, where the file holds several (V-JEPA 2 trains a grid of them; Meta's code takes the first).
+        encoder_heads: attention heads of the encoder that it belongs to; None: those of the known encoder of this width.
 
     Raises:
         CheckpointError: missing, damaged, not such a file, or with tensors that do not fit.
@@ -46,12 +70,14 @@ def load_probe(
         raise CheckpointError(f"{source}: no linear.weight [classes, D]: {why}")
     found = converted_facts(container).get("probe")
     stored: Mapping[str, Any] = found if isinstance(found, dict) else {}
+    if not set(stored) <= set(_ProbeFacts.__dataclass_fields__) or stored.get("kind", "attentive") != "attentive":
+        raise CheckpointError(f"{source}: its probe cannot be read (settings {shorten(stored)})")
     prefixed = any(str(key).startswith("module.") for key in section)
     built: ProbeStyle = style or stored.get("style") or _style(state, prefixed=prefixed)
     num_classes, embed_dim = state["linear.weight"].shape
     facts = {
         "kind": "attentive",
-        "num_heads": num_heads or stored.get("num_heads") or _heads(embed_dim, built, str(source)),
+        "num_heads": num_heads or stored.get("num_heads") or _heads(embed_dim, built, encoder_heads, source),
         "depth": 1 + len({key.split(".")[2] for key in state if key.startswith("pooler.blocks.")}),
         "complete_block": any(key.startswith("pooler.cross_attention_block.mlp.") for key in state),
         "style": built,
@@ -77,25 +103,33 @@ def probe_facts(probe: Probe) -> dict[str, Any]:
     }
 
 
-def fill_probe(
-    facts: Mapping[str, Any], embed_dim: int, num_classes: int, state: Mapping[str, Tensor], source: str
-) -> Probe:
+def fill_probe(facts: object, embed_dim: int, num_classes: int, state: Mapping[str, Tensor], source: str) -> Probe:
     """A probe in eval mode from `probe_facts` and its tensors.
 
     Raises:
         CheckpointError: facts that make no probe, or tensors that do not fit.
     """
-    options = {key: value for key, value in facts.items() if key != "kind"}
     try:
-        if facts["kind"] == "linear":
-            probe: Probe = LinearClassifier(embed_dim, num_classes, **options)
-        else:
-            heads = options.pop("num_heads")
-            if heads < 1 or embed_dim % heads:
-                raise CheckpointError(f"{source}: a probe of width {embed_dim} cannot have {heads} heads")
-            probe = AttentiveClassifier(embed_dim, heads, num_classes, **options)
-    except (KeyError, TypeError) as error:
+        built = from_mapping(_ProbeFacts, facts, where="probe")
+    except ConfigError as error:
         raise CheckpointError(f"{source}: its probe cannot be read ({error})") from None
+    if built.kind == "attentive":
+        if built.num_heads is None or embed_dim % built.num_heads:
+            raise CheckpointError(f"{source}: a probe of width {embed_dim} cannot have {built.num_heads} heads")
+        check_counts({"depth": ("pooler.blocks", built.depth - 1)}, state, source)
+    with torch.device("meta"):
+        if built.kind == "linear":
+            probe: Probe = LinearClassifier(embed_dim, num_classes)
+        else:
+            probe = AttentiveClassifier(
+                embed_dim,
+                built.num_heads or 1,
+                num_classes,
+                depth=built.depth,
+                complete_block=built.complete_block,
+                style=built.style,
+                eps=built.eps,
+            )
     load_strictly(probe, state, source)
     return probe.eval().requires_grad_(False)
 
@@ -109,7 +143,7 @@ def _section(container: Mapping[str, Any], head: int, source: str) -> Any:
             raise CheckpointError(f"{source}: holds {count} probes: there is no number {head}")
         return several[head]
     if "classifier" not in container:
-        names = ", ".join(map(str, container)) or "nothing"
+        names = shorten(container) or "nothing"
         raise CheckpointError(f"{source}: no classifier in it, only {names}")
     if head:
         raise CheckpointError(f"{source}: holds 1 probe: there is no number {head}")
@@ -122,14 +156,16 @@ def _style(state: Mapping[str, Tensor], *, prefixed: bool) -> ProbeStyle:
     return "v1" if prefixed else "nano"
 
 
-def _heads(embed_dim: int, style: ProbeStyle, source: str) -> int:
-    """Attention heads of a published probe of this width."""
+def _heads(embed_dim: int, style: ProbeStyle, encoder_heads: int | None, source: str | Path) -> int:
+    """Attention heads of a probe: V-JEPA 1 gives it those of the encoder, V-JEPA 2 always 16 (to encoders of 768 and more)."""
     if style == "v2" and embed_dim % V2_HEADS == 0 and embed_dim >= 768:
         return V2_HEADS
+    if style != "v2" and encoder_heads is not None:
+        return encoder_heads
     known = {heads for width, _, heads, _ in ENCODER_SIZES.values() if width == embed_dim}
     if style == "v2" or len(known) != 1:
         raise CheckpointError(
             f"{source}: the file does not hold the number of attention heads, and width {embed_dim} is not that of a "
-            "published probe: pass num_heads"
+            "published probe: pass it (load_probe: num_heads, load_model: probe_heads, commands: --probe-heads)"
         )
     return known.pop()

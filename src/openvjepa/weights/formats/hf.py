@@ -143,6 +143,27 @@ def check_hf(model: LoadedModel) -> tuple[str, ...]:
     """
     config, probe = model.config, model.probe
     reasons = {
+        "its predictor has no mask tokens, or works on actions": model.predictor is not None
+        and not (isinstance(model.predictor, Predictor) and config.num_mask_tokens),
+    }
+    if probe is not None:
+        reasons |= _probe_reasons(probe, config.dims.num_heads)
+    _refuse(model.source, _config_reasons(config) | reasons)
+    return _notes(model)
+
+
+def check_hf_config(config: ModelConfig, source: str) -> None:
+    """Whether transformers can hold an encoder of this configuration: what is known before its weights are read.
+
+    Raises:
+        CheckpointError: it cannot; says why, and what would work.
+    """
+    _refuse(source, _config_reasons(config))
+
+
+def _config_reasons(config: ModelConfig) -> dict[str, bool]:
+    """Why transformers cannot hold an encoder: reason -> whether it is one."""
+    return {
         "its positions are the sin-cos codes of V-JEPA 1, and transformers has only V-JEPA 2's rotary ones: pretrain with "
         "--positions rope-tiled": config.positions == "sincos",
         "it is a V-JEPA 2.1 model, which transformers does not have yet": config.positions == "rope"
@@ -152,17 +173,15 @@ def check_hf(model: LoadedModel) -> tuple[str, ...]:
         "transformers' MLP has no SwiGLU": config.mlp != "gelu",
         "transformers takes square clips only": config.image_hw[0] != config.image_hw[1],
         "it is an image model, and transformers' is one of clips": config.num_frames == 1,
-        "its predictor has no mask tokens, or works on actions": model.predictor is not None
-        and not (isinstance(model.predictor, Predictor) and config.num_mask_tokens),
     }
-    if probe is not None:
-        reasons |= _probe_reasons(probe, config.dims.num_heads)
+
+
+def _refuse(source: str, reasons: Mapping[str, bool]) -> None:
     found = [reason for reason, holds in reasons.items() if holds]
     if found:
         raise CheckpointError(
-            f"{model.source}: cannot be written for transformers: {'; '.join(found)}. ONNX holds it: `vjepa export --to onnx`"
+            f"{source}: cannot be written for transformers: {'; '.join(found)}. ONNX holds it: `vjepa export --to onnx`"
         )
-    return _notes(model)
 
 
 def hf_config(model: LoadedModel) -> dict[str, Any]:
