@@ -202,7 +202,7 @@ class ConvertConfig(Config):
     card). openvjepa: a folder of ours."""
     probe: Text | None = None
     """File of an attentive probe that belongs to the model, or of a published model the name of its probe."""
-    probe_heads: int | None = None
+    probe_heads: Few | None = None
     """Attention heads of the probe, where its file does not hold them and they follow from nothing else."""
     geometry: str = ""
     """What a file of a model of your own does not hold, or shall be another: "num_heads: 3, num_frames: 8, img_size: 64"."""
@@ -222,7 +222,7 @@ class ExportConfig(Config):
     """hf: a folder for transformers, with a model card. onnx: model.onnx with model.json, which says what goes in and out."""
     probe: Text | None = None
     """File of an attentive probe that belongs to the model, or of a published model the name of its probe."""
-    probe_heads: int | None = None
+    probe_heads: Few | None = None
     """Attention heads of the probe, where its file does not hold them and they follow from nothing else."""
     geometry: str = ""
     """What a file of a model of your own does not hold, or shall be another: "num_heads: 3, num_frames: 8, img_size: 64"."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openvjepa.config import ENCODER_SIZES, from_mapping
-from openvjepa.config.ranges import check_ranges
+from openvjepa.config.ranges import Config, Few, Share
 from openvjepa.errors import CheckpointError, ConfigError, shorten
 from openvjepa.model.layers import CrossAttentionBlock, ProbeStyle
 from openvjepa.model.pooler import PROBE_EPS, AttentiveClassifier, LinearClassifier
@@ -22,18 +22,15 @@ Probe = AttentiveClassifier | LinearClassifier
 
 
 @dataclass(frozen=True)
-class _ProbeFacts:
+class _ProbeFacts(Config):
     """`probe_facts`, read from a file."""
 
     kind: Literal["attentive", "linear"]
-    num_heads: int | None = None
-    depth: int = 1
+    num_heads: Few | None = None
+    depth: Few = 1
     complete_block: bool = True
     style: ProbeStyle = "v1"
-    eps: float = PROBE_EPS
-
-    def __post_init__(self) -> None:
-        check_ranges(self, {"num_heads": (1, 1024), "depth": (1, 1024), "eps": (0.0, 1.0)})
+    eps: Share = PROBE_EPS
 
 
 V2_HEADS = 16
