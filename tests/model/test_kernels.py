@@ -25,10 +25,11 @@ def tensors(shape: tuple[int, int, int, int], dtype: torch.dtype, keys: int | No
     return [x.requires_grad_() for x in drawn[:3]] + drawn[3:]
 
 
-def reference(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> list[Tensor]:
+def reference(q: Tensor, k: Tensor, v: Tensor, grad: Tensor, mask: Tensor | None = None) -> list[Tensor]:
     """Output and gradients in float64, written out."""
     q, k, v = (x.detach().double().requires_grad_() for x in (q, k, v))
-    out = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    out = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1) @ v
     return [out, *torch.autograd.grad(out, (q, k, v), grad.double())]
 
 
@@ -68,12 +69,31 @@ def test_bf16_is_as_close_as_torch(
         assert (mine - true).abs().mean() < 2 * (torchs - true).abs().mean() + 1e-4
 
 
-@pytest.mark.parametrize("with_mask", [False, True])
-def test_float32_and_masks_use_torchs_kernel_to_the_bit(with_mask: bool) -> None:
-    dtypes = [torch.bfloat16, torch.float32] if with_mask else [torch.float32]
-    for dtype in dtypes:
+@pytest.mark.usefixtures("chunk_bytes")
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_with_a_mask(shape: tuple[int, int, int, int], amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_has_amx", lambda: amx)
+    q, k, v, grad = tensors(shape, torch.bfloat16)
+    mask = torch.ones(shape[2], shape[2], dtype=torch.bool).tril()
+    out = kernels.attention(q, k, v, mask)
+    with torch.no_grad():
+        assert torch.equal(kernels.attention(q, k, v, mask), out)
+    ours = [out, *torch.autograd.grad(out, (q, k, v), grad)]
+    theirs = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    for mine, torchs, true in zip(
+        ours, [theirs, *torch.autograd.grad(theirs, (q, k, v), grad)], reference(q, k, v, grad, mask), strict=True
+    ):
+        assert (mine - true).abs().mean() < 2 * (torchs - true).abs().mean() + 1e-4
+
+
+@pytest.mark.parametrize("masks", ["none", "one for all", "one for each clip"])
+def test_what_uses_torchs_kernel_to_the_bit(masks: str) -> None:
+    """float32, and masks that differ from clip to clip."""
+    for dtype in [torch.bfloat16, torch.float32] if masks == "one for each clip" else [torch.float32]:
         q, k, v, grad = tensors(SHAPES[0], dtype)
-        mask = torch.ones(37, 37, dtype=torch.bool).tril() if with_mask else None
+        mask = None if masks == "none" else torch.ones(37, 37, dtype=torch.bool).tril()
+        mask = mask.expand(2, 1, 37, 37) if mask is not None and masks == "one for each clip" else mask
         ours, theirs = kernels.attention(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         assert torch.equal(ours, theirs)
         for mine, torchs in zip(

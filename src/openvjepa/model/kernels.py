@@ -37,10 +37,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     Returns:
         [B, h, N, d].
     """
-    if CHUNKED and mask is None and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+    shared = mask is None or mask.ndim == 2
+    if CHUNKED and shared and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        bias = None if mask is None else torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -math.inf)
         if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-            return _ChunkedAttention.apply(q, k, v)  # pyright: ignore[reportReturnType]
-        return _forward(q, k, v)
+            return _ChunkedAttention.apply(q, k, v, bias)  # pyright: ignore[reportReturnType]
+        return _forward(q, k, v, bias)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
@@ -56,21 +58,28 @@ def _has_amx() -> bool:
     return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v) if _has_amx() else chunked_forward(q, k, v)
+def _forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    if _has_amx():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return chunked_forward(q, k, v, bias)
 
 
-def chunked_forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention as product, softmax, product over a few pairs at a time; shapes as for `attention`."""
+def chunked_forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention as product, softmax, product over a few pairs at a time; shapes as for `attention`.
+
+    `bias` [N, M] is added to the scores: 0, or -inf where a query may not look.
+    """
     queries, keys, values = (_pairs(x) for x in (q, k, v))
     out = torch.empty_like(queries)
     for pairs, scores, weights in _chunks(queries, keys):
-        _attend(queries[pairs], keys[pairs], scores, weights)
+        _attend(queries[pairs], keys[pairs], bias, scores, weights)
         torch.bmm(weights, values[pairs], out=out[pairs])
     return out.view(q.shape)
 
 
-def chunked_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def chunked_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients for q, k and v, with the attention matrix computed again, a few pairs at a time.
 
     Args:
@@ -78,12 +87,13 @@ def chunked_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Ten
         q: as for `attention`, like k and v.
         k: [B, h, M, d].
         v: [B, h, M, d].
+        bias: as for `chunked_forward`.
     """
     scale = q.shape[-1] ** -0.5
     grads, queries, keys, values = (_pairs(x) for x in (grad, q, k, v))
     dq, dk, dv = (torch.empty_like(x) for x in (queries, keys, values))
     for pairs, errors, weights in _chunks(queries, keys):
-        _attend(queries[pairs], keys[pairs], errors, weights)
+        _attend(queries[pairs], keys[pairs], bias, errors, weights)
         torch.bmm(weights.transpose(1, 2), grads[pairs], out=dv[pairs])
         torch.bmm(grads[pairs], values[pairs].transpose(1, 2), out=errors)
         torch._softmax_backward_data(errors, weights, -1, weights.dtype, grad_input=errors)  # pyright: ignore
@@ -97,9 +107,11 @@ def _pairs(x: Tensor) -> Tensor:
     return x.flatten(0, 1).contiguous()
 
 
-def _attend(q: Tensor, k: Tensor, scores: Tensor, weights: Tensor) -> None:
+def _attend(q: Tensor, k: Tensor, bias: Tensor | None, scores: Tensor, weights: Tensor) -> None:
     """Fills the scores [n, N, M] of n pairs, and their attention matrices."""
     _scaled_product(q, k.transpose(1, 2), q.shape[-1] ** -0.5, scores)
+    if bias is not None:
+        scores.add_(bias)
     torch.softmax(scores, -1, out=weights)
 
 
@@ -125,10 +137,10 @@ class _ChunkedAttention(torch.autograd.Function):
     """The forward pass keeps nothing but its input; the backward pass is `chunked_backward`."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, v)
-        return _forward(q, k, v)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(q, k, v, bias)
+        return _forward(q, k, v, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore
-        return chunked_backward(grad, *ctx.saved_tensors)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # pyright: ignore
+        return *chunked_backward(grad, *ctx.saved_tensors), None
