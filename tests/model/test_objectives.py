@@ -167,6 +167,27 @@ def test_attention_over_time(kind: Any, positions: Any) -> None:
     torch.testing.assert_close(encoder(video, some)[1:3, :2], early[1:3], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["full", "causal", "tubelet"])
+def test_output_positions_are_the_codes(kind: Any) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(replace(TINY, time_attention=kind, output_positions=True)).eval()
+    ids = torch.tensor([[0, 5, 11]] * 4)
+    codes = encoder.positions(clips())
+    for kept, shown in ((None, codes.expand(4, -1, -1)), (ids, codes[:, ids[0]].expand(4, -1, -1))):
+        added = encoder(clips(), kept) - encoder(clips(), kept, output_positions=False)
+        torch.testing.assert_close(added, shown, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ConfigError, match="sin-cos"):
+        replace(TINY, positions="rope", output_positions=True)
+
+
+def test_tubelets_of_their_own_know_no_time() -> None:
+    encoder = Encoder(replace(TINY, time_attention="tubelet")).eval()
+    still = clips()[:, :, :1].expand(-1, -1, 6, -1, -1)
+    tokens = encoder(still).unflatten(1, (3, 4))
+    torch.testing.assert_close(tokens[:, 1], tokens[:, 0])
+    assert not torch.allclose(tokens[:, 0, 0], tokens[:, 0, 1])
+
+
 def test_objectives_add_up_and_reach_the_encoder() -> None:
     objective = ObjectiveConfig(
         masked_coeff=0.5, next_coeff=1.0, step_sigreg_coeff=0.1, within_coeff=1.0, views_coeff=2.0, **SMALL

@@ -64,7 +64,11 @@ class ModelConfig(Config):
     """sincos: same number of position channels for time, height and width (all released V-JEPA 1 models)."""
     time_attention: Literal["full", "causal", "tubelet"] = "full"
     """Which tokens a token of the encoder looks at: all of the clip (V-JEPA), those of its own and earlier tubelets (causal),
-    or those of its own tubelet. Prediction of the next latent needs one of the last two."""
+    or those of its own tubelet, which then knows its row and column but no time. Prediction of the next latent needs one of
+    the last two."""
+    output_positions: bool = False
+    """sincos: position codes are added to the encoder's output once more, for probes that read single tokens: objectives on
+    pooled tokens let a token forget where it stands."""
     interpolate_rope: bool = False
     """rope: rows and columns of any frame are stretched to the span of 256 px in the encoder (V-JEPA 2.1)."""
     modality_embed: bool = False
@@ -109,6 +113,8 @@ class ModelConfig(Config):
             )
         if not 1 <= self.predictor_levels <= max(1, len(self.levels)):
             raise ConfigError(f"predictor_levels {self.predictor_levels}: the encoder has {max(1, len(self.levels))}")
+        if self.output_positions and self.positions != "sincos":
+            raise ConfigError(f"output_positions adds sin-cos codes: set positions to sincos, not {self.positions}")
         if self.interpolate_rope or self.predictor_interpolate_rope:
             if self.positions != "rope":
                 raise ConfigError(f"interpolate_rope works with positions rope, not {self.positions}")

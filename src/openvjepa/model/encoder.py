@@ -114,6 +114,7 @@ class Encoder(nn.Module):
         out_layers: Sequence[int] | None = None,
         *,
         num_levels: int = 1,
+        output_positions: bool = True,
     ) -> Tensor | list[Tensor] | list[list[Tensor]]:
         """Tokens of a clip.
 
@@ -124,6 +125,7 @@ class Encoder(nn.Module):
             out_layers: blocks (from 0) whose outputs are wanted, each through the final norm, or through its own where the
                 model has levels; None: the last one.
             num_levels: so many of the model's levels, from the last one back, side by side as channels (V-JEPA 2.1).
+            output_positions: False leaves out the position codes that a model with this setting adds to its output.
 
         Returns:
             [B, N, D], or [B, K, D] with ids, and num_levels * D channels; a list with several ids, one entry for each; with
@@ -139,6 +141,9 @@ class Encoder(nn.Module):
         def encode(kept: Tensor | None) -> Tensor | list[Tensor]:
             x = self._embed(tubelets, grid, kept, is_image=is_image)
             outputs = self._run(x, grid, kept, layers)
+            if self.config.output_positions and output_positions:
+                codes = self._kept_codes(self._codes(grid), kept, len(video))
+                outputs = [output + codes for output in outputs]
             if out_layers is not None:
                 return outputs
             return outputs[0] if num_levels == 1 else torch.cat(outputs, dim=-1)
@@ -187,8 +192,15 @@ class Encoder(nn.Module):
             x = x + (self.img_mod_embed if is_image else self.video_mod_embed)
         if self.config.positions == "sincos":
             codes = self._codes(grid)
-            x = x + (codes if ids is None else gather_tokens(codes.expand(len(x), -1, -1), ids))
+            if self.config.time_attention == "tubelet":  # all tubelets as if they were the first one
+                codes = codes[:, : grid.tokens_per_frame].repeat(1, grid.t, 1)
+            x = x + self._kept_codes(codes, ids, len(x))
         return x
+
+    @staticmethod
+    def _kept_codes(codes: Tensor, ids: Tensor | None, batch: int) -> Tensor:
+        """Of codes [1, N, D] those of the tokens that are kept: [1, N, D], or [B, K, D]."""
+        return codes if ids is None else gather_tokens(codes.expand(batch, -1, -1), ids)
 
     def _run(self, x: Tensor, grid: TokenGrid, ids: Tensor | None, layers: Sequence[int]) -> list[Tensor]:
         """Normed outputs of these layers, in their order."""

@@ -106,17 +106,22 @@ class JEPA(nn.Module):
     ) -> Terms:
         """Terms of the objectives on pooled tokens, which share the passes of the encoder over the views."""
         steps = self.encoder.grid(views[0][0] if views else video).t
-        tokens: list[Tensor] = [self.encoder(clip, ids) for clip, ids in views]  # pyright: ignore[reportAssignmentType]
+        tokens = [self._tokens(clip, ids) for clip, ids in views]
         terms: Terms = {}
         if self.next_latent is not None:
-            shown = torch.cat(tokens[:global_views]) if views else self.encoder(video)
-            assert isinstance(shown, Tensor)
+            shown = torch.cat(tokens[:global_views]) if views else self._tokens(video, None)
             terms |= self.next_latent(shown.unflatten(1, (steps, -1)), generator)
         if self.view_agreement is not None:
             if not 1 <= global_views <= len(views) or len(views) < 2:
                 raise ConfigError("views_coeff needs at least two views, one of them global: set global_views")
             terms |= self.view_agreement(tokens, global_views, generator)
         return terms
+
+    def _tokens(self, video: Tensor, ids: Tensor | None) -> Tensor:
+        """[B, N, D], or [B, K, D] with ids; without codes at the output, which would tell a latent its time."""
+        tokens = self.encoder(video, ids, output_positions=False)
+        assert isinstance(tokens, Tensor)
+        return tokens
 
     def _check_shape(self, video: Tensor) -> None:
         """Sin-cos codes are made for one shape; rotary positions take any."""
