@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from descriptors import gradient_histograms, grid_pooled, pixel_tokens
 from learning_report import report
-from openvjepa.commands.pretrain import PretrainTask, pretrain
+from openvjepa.commands.pretrain import pretrain
 from openvjepa.config import PRESETS, PretrainConfig, ProbeConfig, ShapesConfig, from_mapping, read_yaml, to_mapping
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex, read_index
@@ -44,11 +44,12 @@ from openvjepa.data.loader import EvalClips
 from openvjepa.data.splits import read_splits
 from openvjepa.data.synthetic import make_shapes
 from openvjepa.features.encode import encode
+from openvjepa.metrics import rankme
 from openvjepa.model.encoder import Encoder
-from openvjepa.probing.heads import Recipe
-from openvjepa.probing.outcomes import probe_features
+from openvjepa.pretraining.task import PretrainTask
+from openvjepa.probing.attentive import Recipe
+from openvjepa.probing.probes import probe_features
 from openvjepa.train.distributed import make_runtime
-from openvjepa.train.metrics import rankme
 from openvjepa.weights.hub import load_model
 
 RESULTS = "benchmarks/results/learning.jsonl"
