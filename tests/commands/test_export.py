@@ -138,16 +138,16 @@ def test_a_trained_probe_for_transformers(probed: Path, tmp_path: Path) -> None:
     assert tuple(theirs.config.id2label.values()) == tuple(results["classes"])
     card = (tmp_path / "hf" / "README.md").read_text()
     accuracy = results["probes"]["attentive"]["test_top1"]
-    assert f"Top-1 accuracy on 24 test videos: {accuracy:.1f} % (guessing: 12.5 %)" in card
-    assert "the frames of a clip are 1 apart" in card
+    assert f"Top-1 accuracy on 24 test videos: {accuracy:.1f} % (chance level: 12.5 %)" in card
+    assert "Clips have consecutive frames" in card
     assert "AutoModelForVideoClassification.from_pretrained" in card
     assert ", ".join(results["classes"]) in card
 
 
 def test_figures_are_of_the_model_that_was_measured(probed: Path, tmp_path: Path) -> None:
     export(ExportConfig(str(probed), str(tmp_path / "hf"), "hf", geometry="num_frames: 8"))
-    assert "## Figures" not in (tmp_path / "hf" / "README.md").read_text()
-    assert "## Figures" not in card_of(saved(tmp_path / "own", V2, v2_probe()), tmp_path / "plain")
+    assert "## Metrics" not in (tmp_path / "hf" / "README.md").read_text()
+    assert "## Metrics" not in card_of(saved(tmp_path / "own", V2, v2_probe()), tmp_path / "plain")
 
 
 def card_of(source: Path, out: Path) -> str:

@@ -356,7 +356,7 @@ def test_a_run_writes_what_it_found(config: FinetuneConfig, capsys: pytest.Captu
     )
     assert read_yaml(FinetuneConfig, out / "config.yaml").class_weights == "balanced"
     card, page = (out / "README.md").read_text(), (out / "report.html").read_text()
-    for text in ("## Data", "48 train", "## Recipe", "## Metrics", "## Limits", "g of CO2", "480 g of CO2 a kWh"):
+    for text in ("## Data", "48 train", "## Recipe", "## Metrics", "## Limits", "g of CO2", "480 g of CO2 per kWh"):
         assert text in card
     assert f"{result.metrics.top1:.1f} %" in card
     assert "Accuracy on validation videos" in page

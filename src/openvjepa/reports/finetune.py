@@ -1,4 +1,4 @@
-"""What `vjepa finetune` shows: pictures for TensorBoard, report.html, and the model card."""
+"""What `vjepa finetune` shows: pictures for TensorBoard, report.html and confusion.png."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 from torch.utils.tensorboard import SummaryWriter
@@ -20,13 +19,12 @@ from openvjepa.features.sampling import ClipPlan
 from openvjepa.reports import charts as figures
 from openvjepa.reports import pages as report
 from openvjepa.reports.confusion import confusion_figure, draw_confusion
-from openvjepa.version import __version__
+from openvjepa.reports.finetune_card import finetune_card
 from openvjepa.weights.files import write_file
 
 SAMPLES = 8  # videos whose predictions are shown
 LOOKS = 5  # times that pictures are written in a run
 _RIGHT, _WRONG = (22, 163, 74), (220, 38, 38)  # colours
-WATTS, GPU_WATTS = 100.0, 400.0  # of a desktop or server share at work, and with one GPU
 # key of metrics.jsonl: (title, draw it smoothed)
 _CURVES = {
     "loss": ("Loss on training clips", True),
@@ -153,7 +151,7 @@ def write_documents(
         f"level {results['chance']:.1f} %)."
     )
     report.write_report(out / "report.html", "Fine-tuning", sections, lead=lead)
-    write_file(out / "README.md", model_card(results, config).encode())
+    write_file(out / "README.md", finetune_card(results, config).encode())
 
 
 def _accuracy(kind: str, outcome: Mapping[str, Any], results: Mapping[str, Any]) -> report.Section:
@@ -174,107 +172,3 @@ def _training(rows: Sequence[Mapping[str, float]]) -> report.Section:
             steps, values = zip(*points, strict=True)
             charts.append(figures.line_chart(title, steps, {key: values}, smooth=smooth))
     return report.Section("Training", f'<div class="charts">{"".join(charts)}</div>')
-
-
-def model_card(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """README.md of a run: data, recipe, figures, limits and emissions, in Markdown.
-
-    Args:
-        results: what results.json holds.
-        config: the settings.
-    """
-    base, source = (_last_name(results[key]) for key in ("model", "source"))
-    front = {"library_name": "openvjepa", "pipeline_tag": "video-classification", "tags": ["video", "v-jepa"]}
-    parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {base}, fine-tuned on {source}",
-        f"A classifier of videos into {len(results['classes'])} classes, made by openvjepa {__version__} from `{base}`.",
-        '## Use\n\n```python\nfrom openvjepa import load_model\n\nmodel = load_model(".")  # .encoder, .probe, .labels\n'
-        "```\n\n`vjepa predict . video.mp4` names the likeliest classes; `vjepa export . --out hf --to hf` writes it for "
-        "transformers.",
-        _data(results, source),
-        _recipe(results, config),
-        _metrics(results),
-        _limits(results),
-        _emissions(results, config),
-        "## Licence\n\nNot known to the tool that wrote this card: those of the model and of the videos hold.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _last_name(path: str) -> str:
-    """Without the folders above, which are nobody else's business."""
-    return Path(path).name or path
-
-
-def _data(results: Mapping[str, Any], source: str) -> str:
-    videos, skipped = results["videos"], results["skipped"]
-    counts = ", ".join(f"{count} {name}" for name, count in videos.items())
-    left_out = f" {len(skipped)} files could not be read and were left out." if skipped else ""
-    return f"## Data\n\n`{source}`: {counts} videos.{left_out} Classes: {', '.join(results['classes'])}."
-
-
-def _recipe(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    trained = {
-        "head": "the classifier; the encoder is frozen",
-        "last": f"the classifier and the last {config['last_blocks']} blocks of the encoder",
-        "lora": f"the classifier and low-rank adapters (rank {config['lora_rank']}), merged into the encoder afterwards",
-        "all": "the classifier and the whole encoder",
-    }[config["tune"]]
-    spec = results["clips"]["spec"]
-    rate = f"{spec['fps']:g} a second" if spec["fps"] else f"every {spec['frame_step']}. one"
-    facts = {
-        "trained": trained,
-        "classifier to start from": results["head"],
-        "epochs": f"{results['epochs']}, the best on validation is number {results['best_epoch']}",
-        "clips in a step": results["batch_size"],
-        "learning rate": f"{config['lr']:g}, {config['schedule']}",
-        "weight decay": f"{config['weight_decay']:g}",
-        "class weights": config["class_weights"],
-        "mixup, RandAugment, erasing, flips": ", ".join(
-            f"{config[name]:g}" for name in ("mixup", "randaugment", "erasing", "hflip")
-        ),
-        "frames of a clip": f"{spec['num_frames']}, {rate}, {results['clips']['size'][1]} x {results['clips']['size'][0]} px",
-        "seed": config["seed"],
-    }
-    lines = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    return f"## Recipe\n\n| | |\n|---|---|\n{lines}\n\nAll settings are in config.yaml."
-
-
-def _metrics(results: Mapping[str, Any]) -> str:
-    outcome, clips = next(iter(results["probes"].values())), results["clips"]
-    top5 = "" if outcome["test_top5"] is None else f"\n| test, top-5 | {outcome['test_top5']:.1f} % |"
-    classes = "\n".join(
-        f"| {name} | {'no test videos' if share is None else f'{share:.1f} %'} |"
-        for name, share in outcome["per_class"].items()
-    )
-    return (
-        f"## Metrics\n\n| accuracy | |\n|---|---|\n| test, {results['videos']['test']} videos | "
-        f"{outcome['test_top1']:.1f} % |{top5}\n| validation, {results['videos']['val']} videos (chose the epoch) | "
-        f"{outcome['val_top1']:.1f} % |\n| chance level | {results['chance']:.1f} % |\n| majority class | "
-        f"{results['majority']:.1f} % |\n\nThe softmax of {clips['segments']} clips x {clips['views']} views of a video is "
-        f"averaged.\n\n| class | recall |\n|---|---|\n{classes}"
-    )
-
-
-def _limits(results: Mapping[str, Any]) -> str:
-    share, count = next(iter(results["probes"].values()))["test_top1"] / 100, results["videos"]["test"]
-    error = 196 * (share * (1 - share) / count) ** 0.5
-    return (
-        f"## Limits\n\n- With {count} test videos the accuracy is known within about {error:.0f} points (95 %).\n"
-        "- It knows nothing but its classes: every video gets one of them, whatever it shows.\n"
-        "- Videos from other cameras, places or people than the training videos may be classified less accurately; nothing was "
-        "tested beyond the split above.\n"
-        "- Its probabilities were not calibrated."
-    )
-
-
-def _emissions(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    seconds = sum(results["seconds"].values())
-    watts = config["watts"] or (GPU_WATTS if results["device"].startswith("cuda") else WATTS)
-    kwh = seconds / 3600 * watts / 1000
-    return (
-        f"## Emissions\n\nAbout {kwh * config['grams_per_kwh']:.2g} g of CO2: measured were {seconds:.0f} s on "
-        f"{results['device'].split(',')[0]}; assumed are {watts:g} W for the whole computer and "
-        f"{config['grams_per_kwh']:g} g of CO2 a kWh. Pretraining of the encoder is not counted."
-    )

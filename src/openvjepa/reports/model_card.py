@@ -1,4 +1,4 @@
-"""README.md of a folder for transformers: what the model is, how to load it, what is known of it, and its limits."""
+"""README.md of a folder for transformers: what the model is, how to load it, its metrics, and its limits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
+from openvjepa.reports.templates import TEMPLATES, rate_text
 from openvjepa.version import __version__
 from openvjepa.weights import registry
 from openvjepa.weights.hub import LoadedModel
 
-UNKNOWN = "Not known to the tool that wrote this card: that of the model it was made from."
+UNKNOWN = "Unknown to the tool that wrote this card: the license of the model it was made from applies."
 MANY_CLASSES = 100  # more are left to config.json
 
 
@@ -22,31 +24,39 @@ def model_card(model: LoadedModel, notes: Sequence[str], results: Mapping[str, A
 
     Args:
         model: what the folder holds.
-        notes: what a user of it should know, beside what holds for every model.
-        results: results.json of the run that trained its probe (`read_results`); None: no figures are known.
+        notes: what its users should know, in addition to the limits of every model.
+        results: results.json of the run that trained its probe (`read_results`); None if it is unknown.
     """
-    licence = _licence(model.source)
-    front = {
-        "library_name": "transformers",
-        "tags": ["video", "v-jepa"],
-        "pipeline_tag": "video-classification" if model.probe else "feature-extraction",
-        **({"license": licence} if licence else {}),
-    }
-    parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {_name(model)}",
-        _what(model),
-        f"## How to load it\n\n```python\n{_code(model)}```",
-        *_classes(model),
-        *([_figures(results)] if results else []),
-        f"## Licence\n\n{licence or UNKNOWN}",
-        "## Limits\n\n" + "\n".join(f"- {limit[0].upper()}{limit[1:]}." for limit in (*_limits(model), *notes)),
-    ]
-    return "\n\n".join(parts) + "\n"
+    license_name = _license(model.source)
+    data = ModelCardData(
+        library_name="transformers",
+        tags=["video", "v-jepa"],
+        pipeline_tag="video-classification" if model.probe else "feature-extraction",
+        license=license_name,
+    )
+    spec = (results or {}).get("clips", {}).get("spec")
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATES / "export_card.md"),
+        name=Path(model.source).resolve().name,  # without the folders above it, which may name people
+        summary=_what(model),
+        version=__version__,
+        auto="AutoModelForVideoClassification" if model.probe else "AutoModel",
+        frames=model.config.num_frames,
+        classifies=model.probe is not None,
+        classes=_classes(model),
+        results=results,
+        outcome=results["probes"]["attentive"] if results else None,
+        spec=spec,
+        rate=rate_text(spec) if spec else None,
+        license=license_name or UNKNOWN,
+        limits=[limit[0].upper() + limit[1:] for limit in (*_limits(model), *notes)],
+    )
+    return str(card).rstrip() + "\n"
 
 
 def read_results(source: str) -> dict[str, Any] | None:
-    """results.json of a run of `vjepa probe`; None: the source is none."""
+    """results.json of a run of `vjepa probe`; None if there is none."""
     try:
         results = json.loads((Path(source) / "results.json").read_text(encoding="utf-8"))
         _ = results["probes"]["attentive"]["test_top1"], results["videos"]["test"], results["chance"]
@@ -55,8 +65,8 @@ def read_results(source: str) -> dict[str, Any] | None:
     return results
 
 
-def _licence(source: str) -> str | None:
-    """Of a published model, or as the card of a Hugging Face folder says; as Hugging Face writes licences."""
+def _license(source: str) -> str | None:
+    """Of a published model, or as the card of a Hugging Face folder says; as Hugging Face writes licenses."""
     info = registry.find(source)
     if info is not None:
         return info.licence.lower().replace(" ", "-")
@@ -65,13 +75,8 @@ def _licence(source: str) -> str | None:
         front = yaml.safe_load(card.split("---")[1]) if card.startswith("---") else None
     except (OSError, ValueError, IndexError, yaml.YAMLError):
         return None
-    licence = front.get("license") if isinstance(front, dict) else None
-    return licence if isinstance(licence, str) else None
-
-
-def _name(model: LoadedModel) -> str:
-    """Of the source, without the folders above it, which are nobody else's business."""
-    return Path(model.source).resolve().name
+    found = front.get("license") if isinstance(front, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _what(model: LoadedModel) -> str:
@@ -84,53 +89,16 @@ def _what(model: LoadedModel) -> str:
     return (
         f"{kind}: {dims.depth} blocks of {dims.embed_dim} channels ({size:.1f} M parameters), for clips of "
         f"{config.num_frames} frames of {width} x {height} px, which become {config.grid.t} x {config.grid.h} x "
-        f"{config.grid.w} tokens. Made from `{_name(model)}` by openvjepa {__version__}."
+        f"{config.grid.w} tokens."
     )
 
 
-def _code(model: LoadedModel) -> str:
-    auto = "AutoModelForVideoClassification" if model.probe else "AutoModel"
-    use = (
-        "    logits = model(**inputs).logits\nprint(model.config.id2label[int(logits.argmax())])\n"
-        if model.probe
-        else "    tokens = model(**inputs, skip_predictor=True).last_hidden_state  # [1, tokens, channels]\n"
-    )
-    return (
-        "import torch\n"
-        f"from transformers import {auto}, AutoVideoProcessor  # the processor needs torchvision\n\n"
-        'folder = "."\n'
-        f"model = {auto}.from_pretrained(folder).eval()\n"
-        "processor = AutoVideoProcessor.from_pretrained(folder)\n"
-        f'inputs = processor(frames, return_tensors="pt")  # uint8 [{model.config.num_frames}, 3, height, width]\n'
-        f"with torch.no_grad():\n{use}"
-    )
-
-
-def _classes(model: LoadedModel) -> list[str]:
+def _classes(model: LoadedModel) -> str | None:
     if model.labels is None:
-        return []
+        return None
     if len(model.labels) > MANY_CLASSES:
-        return [f"## Classes\n\n{len(model.labels)}: see `id2label` in config.json."]
-    return ["## Classes\n\n" + ", ".join(model.labels) + "."]
-
-
-def _figures(results: Mapping[str, Any]) -> str:
-    """Accuracy of the run, and the clips that it was measured on."""
-    found, videos = results["probes"]["attentive"], results["videos"]
-    lines = [
-        f"Top-1 accuracy on {videos['test']} test videos: {found['test_top1']:.1f} % (guessing: {results['chance']:.1f} %)."
-    ]
-    if found.get("test_top5") is not None:
-        lines.append(f"Top-5: {found['test_top5']:.1f} %.")
-    clips = results.get("clips", {})
-    spec = clips.get("spec", {})
-    if spec:
-        rate = f"{spec['fps']:g} a second" if spec.get("fps") else f"{spec.get('frame_step')} apart"
-        lines.append(
-            f"The classifier was trained on {videos.get('train')} videos; the frames of a clip are {rate}, and the test "
-            f"averaged {clips.get('segments', 1)} clip(s) x {clips.get('views', 1)} view(s) of each video."
-        )
-    return "## Figures\n\n" + " ".join(lines)
+        return f"{len(model.labels)}: see `id2label` in config.json."
+    return ", ".join(model.labels) + "."
 
 
 def _limits(model: LoadedModel) -> tuple[str, ...]:
@@ -138,5 +106,5 @@ def _limits(model: LoadedModel) -> tuple[str, ...]:
     return (
         f"Transformers counts rows and columns for frames of {side} x {side} px: other sizes give wrong positions",
         "A clip of fewer frames than a tubelet is repeated; longer clips work, but the model was not trained on them",
-        "The processor takes the centre of a frame: what happens at its edges is not seen",
+        "The processor crops the center of a frame: the model does not see its edges",
     )
