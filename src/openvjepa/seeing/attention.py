@@ -1,0 +1,104 @@
+"""Where an attentive probe looks: the attention of its query, and which tokens speak for a class.
+
+Shapes: B clips, N tokens of D channels, h heads, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openvjepa.errors import ConfigError
+from openvjepa.model.layers import CrossAttention, CrossAttentionBlock, heads_first
+from openvjepa.model.pooler import AttentiveClassifier
+from openvjepa.weights.probes import Probe
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeAttention:
+    """Attention of a probe over the tokens of clips; every row sums to 1."""
+
+    heads: Tensor
+    """Softmax weights of each head, [B, h, N]."""
+    classes: Tensor
+    """Relevance of each token to each chosen class, [B, len(chosen), N]; a row is 0 where no token speaks for the class."""
+    chosen: tuple[int, ...]
+    """Numbers of the classes."""
+    logits: Tensor
+    """[B, C]"""
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over the heads, [B, N]."""
+        return self.heads.mean(1)
+
+
+def probe_attention(probe: Probe, tokens: Tensor, classes: Sequence[int] = ()) -> ProbeAttention:
+    """Attention weights of an attentive probe's query, for each head, and the relevance of tokens to classes.
+
+    Relevance is attention times its gradient of the class's logit, where positive, averaged over the heads (Chefer, Gur and
+    Wolf 2021, equation 5) and scaled to sum to 1. The attention alone is the same for all classes: the probe has one query.
+
+    Args:
+        probe: of a `LoadedModel` or `VideoClassifier`.
+        tokens: float [B, N, D], the encoder's output.
+        classes: numbers of the classes whose relevance is wanted.
+
+    Raises:
+        ConfigError: the probe is linear and has no attention, or there is no such class.
+    """
+    if not isinstance(probe, AttentiveClassifier):
+        raise ConfigError("a linear probe has no attention: train one with `vjepa probe --kinds attentive`")
+    count = probe.linear.out_features
+    if any(not 0 <= number < count for number in classes):
+        raise ConfigError(f"classes {list(classes)}: the probe has numbers 0 to {count - 1}")
+    pooler = probe.pooler
+    device = next(probe.parameters()).device
+    with torch.enable_grad():
+        x = tokens.to(device).detach()
+        if pooler.style == "v2":
+            for block in pooler.blocks:
+                x = block(x)
+        weights, logits = _attend(probe, x.detach())
+        rows = [_relevance(logits[:, number], weights) for number in classes]
+    relevance = torch.stack(rows, 1) if rows else weights.new_zeros(len(x), 0, x.shape[1])
+    return ProbeAttention(weights.detach().cpu(), relevance.detach().cpu(), tuple(classes), logits.detach().cpu())
+
+
+def _attend(probe: AttentiveClassifier, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention weights [B, h, N] that the logits [B, C] can be differentiated by; x [B, N, D]."""
+    pooler = probe.pooler
+    block = pooler.cross_attention_block
+    query = pooler.query_tokens.expand(len(x), -1, -1)
+    complete = isinstance(block, CrossAttentionBlock)
+    attention = block.xattn if complete else block
+    assert isinstance(attention, CrossAttention)
+    q = heads_first(attention.q(query), attention.num_heads)
+    k, v = (
+        heads_first(part, attention.num_heads) for part in attention.kv(block.norm1(x) if complete else x).chunk(2, -1)
+    )
+    weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)  # [B, h, 1, N]
+    weights = weights.detach().requires_grad_()
+    read = (weights @ v).transpose(1, 2).flatten(2)
+    if attention.style == "nano" and attention.proj is not None:
+        read = attention.proj(read)
+    if complete:
+        query = query + read
+        query = query + block.mlp(block.norm2(query))
+    else:
+        query = read
+    if pooler.style != "v2":
+        for later in pooler.blocks:
+            query = later(query)
+    return weights, probe.linear(query[:, 0])
+
+
+def _relevance(logit: Tensor, weights: Tensor) -> Tensor:
+    """Logits [B] of one class, weights [B, h, 1, N] -> relevance [B, N]."""
+    (gradient,) = torch.autograd.grad(logit.sum(), weights, retain_graph=True)
+    relevance = (gradient * weights.detach()).clamp_min(0).mean(1)[:, 0]
+    return relevance / relevance.sum(-1, keepdim=True).clamp_min(1e-30)
