@@ -28,6 +28,16 @@ def _wrote(path: Any) -> int:
     return 0
 
 
+def _wrote_files(result: Any) -> int:
+    for path in result.files:
+        print(f"wrote {path}")
+    for path, reason in list(result.skipped.items())[:10]:
+        print(f"cannot be read: {path}: {reason}")
+    if result.skipped:
+        print(f"{len(result.skipped)} files cannot be read")
+    return 0
+
+
 def _summed_up(report: Any) -> int:
     print(report.summary())
     return _bad(report)
@@ -182,6 +192,19 @@ VERBS = (
         "config.commands:EmbedConfig",
         "commands.embed:embed",
         positional=("source",),
+    ),
+    Verb(
+        "show",
+        "Show what an encoder sees: features as colors, similarity to a patch, as pictures, videos and pages.",
+        (
+            "vjepa show videos/ --model runs/mine",
+            "vjepa show a.mp4 b.mp4 --model runs/mine untrained:runs/mine --clips 3 --foreground",
+            "vjepa show new.mp4 --model runs/mine --fit runs/show/pca-fit.safetensors --out runs/show-new",
+        ),
+        "options:ShowConfig",
+        "commands.show:show",
+        positional=("videos",),
+        status=_wrote_files,
     ),
     Verb(
         "models",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -76,26 +76,57 @@ def annotate_video(path: Path, timeline: Timeline) -> None:
     """
     video = open_video(timeline.path, threads=usable_cores())
     colours = main_colours(timeline)
+    write_video(path, _drawn(video, timeline, colours), video.times, fps=video.fps)
+
+
+def write_video(
+    path: Path,
+    frames: Iterator[NDArray[np.uint8]],
+    times: Sequence[float] | NDArray[np.float64],
+    *,
+    fps: float | None = None,
+    comment: str = "",
+) -> Path:
+    """Write frames as MP4 (H.264, without sound), atomically.
+
+    Args:
+        path: the file.
+        frames: uint8 [H, W, 3], all of one size, both sides even.
+        times: of each frame, s, ascending.
+        fps: mean frames per second; None: from the times.
+        comment: metadata of the file.
+
+    Raises:
+        VideoError: they cannot be encoded.
+        CheckpointError: the file cannot be written.
+    """
+    rate = fps if fps is not None else (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 1.0
     with whole_file(path) as temporary:
         try:
-            _encode(temporary, video, _drawn(video, timeline, colours))
+            _encode(temporary, frames, times, rate, comment)
         except av.error.FFmpegError as error:
             if isinstance(error, OSError):
                 raise
-            raise VideoError(timeline.path, f"cannot be encoded: {error.strerror}") from None
+            raise VideoError(path, f"cannot be encoded: {error.strerror}") from None
+    return path
 
 
-def _encode(target: Path, video: Video, frames: Iterator[NDArray[np.uint8]]) -> None:
-    """Write frames uint8 [H, W, 3], one for each frame of the video, at their times."""
+def _encode(
+    target: Path,
+    frames: Iterator[NDArray[np.uint8]],
+    times: Sequence[float] | NDArray[np.float64],
+    fps: float,
+    comment: str,
+) -> None:
     with av.open(str(target), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream(
-            "libx264", rate=Fraction(max(video.fps, 1e-3)).limit_denominator(1001), options=_OPTIONS
-        )
+        container.metadata["comment"] = comment
+        rate = Fraction(max(fps, 1e-3)).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options=_OPTIONS)
         first = next(frames)
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = _BASE
-        for frame, time in zip(chain([first], frames), video.times, strict=True):
+        for frame, time in zip(chain([first], frames), times, strict=True):
             image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             image.pts, image.time_base = round(float(time) / _BASE), _BASE
             container.mux(stream.encode(image))

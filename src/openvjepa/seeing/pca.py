@@ -15,7 +15,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from openvjepa.errors import CheckpointError, ConfigError
-from openvjepa.weights.files import read_tensors, write_tensors
+from openvjepa.seeing.tokens import ClipTokens
+from openvjepa.weights.files import read_tensors, weights_digest, write_tensors
+from openvjepa.weights.hub import LoadedModel
 
 Floats = NDArray[np.float64]
 
@@ -245,6 +247,26 @@ def otsu(values: ArrayLike, bins: int = 256) -> float:
         between = np.where((below > 0) & (above > 0), below * above * gap**2, -1.0)
     best = np.flatnonzero(between >= between.max() * (1 - 1e-12))  # a plateau, where bins between the classes are empty
     return float((edges[1 + best[0]] + edges[1 + best[-1]]) / 2)
+
+
+def fit_clips(clips: Sequence[ClipTokens], model: LoadedModel, *, foreground: bool = False) -> PcaFit:
+    """`fit_pca` on the clips that a model saw, with the facts that pictures and later uses need."""
+    files = tuple(dict.fromkeys(Path(clip.path).name for clip in clips))
+    facts = FitFacts(model.source, weights_digest(model.encoder), clips[0].layer, files)
+    return fit_pca([clip.tokens for clip in clips], foreground=foreground, facts=facts)
+
+
+def check_fit(fit: PcaFit, model: LoadedModel, layer: int) -> None:
+    """Refuse a fit of other features: its colors would mean nothing.
+
+    Raises:
+        ConfigError: it was made with other weights, or from another layer.
+    """
+    facts, count = fit.facts, len(model.encoder.blocks)
+    if facts.weights and facts.weights != weights_digest(model.encoder):
+        raise ConfigError(f"the fit belongs to the weights of {facts.model}, not to those of {model.source}: fit again")
+    if facts.layer % count != layer % count:
+        raise ConfigError(f"the fit is of layer {facts.layer}, not {layer}: add --layer {facts.layer}, or fit again")
 
 
 def save_fit(path: str | Path, fit: PcaFit) -> Path:

@@ -19,9 +19,9 @@ from openvjepa.data.clips import ClipSpec
 from openvjepa.data.transforms import channels_first, eval_views, resize
 from openvjepa.data.video import Video, open_video
 from openvjepa.errors import ConfigError, DataError, VideoError
+from openvjepa.features.encode import encode
 from openvjepa.grid import TokenGrid
 from openvjepa.model.encoder import Encoder, create_model
-from openvjepa.features.encode import encode
 from openvjepa.train.distributed import Runtime
 from openvjepa.weights.hub import LoadedModel, load_model
 
