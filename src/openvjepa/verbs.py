@@ -201,7 +201,7 @@ VERBS = (
             "vjepa show a.mp4 b.mp4 --model runs/mine untrained:runs/mine --clips 3 --foreground",
             "vjepa show new.mp4 --model runs/mine --fit runs/show/pca-fit.safetensors --out runs/show-new",
         ),
-        "options:ShowConfig",
+        "config:ShowConfig",
         "commands.show:show",
         positional=("videos",),
         status=_wrote_files,

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from openvjepa.config import TrainConfig
+from openvjepa.config import ShowConfig, TrainConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.errors import ConfigError
 from openvjepa.features.sampling import clip_rate
-from openvjepa.options import ShowConfig
 from openvjepa.reports.show import write_pca, write_similarity
 from openvjepa.seeing.pca import PcaFit, check_fit, fit_clips, load_fit, save_fit
 from openvjepa.seeing.similarity import pack_tokens
@@ -60,7 +59,9 @@ def check(config: ShowConfig) -> None:
     if not config.videos or not config.model:
         raise ConfigError("give videos or images (files, folders, lists or CSV files), and --model")
     if config.fit and (len(config.model) > 1 or config.foreground):
-        raise ConfigError("a fit belongs to one model, and says itself whether the background is masked: leave the other out")
+        raise ConfigError(
+            "a fit belongs to one model, and says itself whether the background is masked: leave the other out"
+        )
     out = Path(config.out)
     if out.is_file():
         raise ConfigError(f"{out}: is a file: name a folder")
@@ -95,7 +96,9 @@ def _frames(config: ShowConfig, models: list[LoadedModel], index: VideoIndex, ru
     if "pca" in config.what:
         fits = _fits(config, sight)
         for number, fit in enumerate(fits):
-            written += [] if config.fit else [save_fit(out / f"pca-fit{f'-{number + 1}' if number else ''}.safetensors", fit)]
+            written += (
+                [] if config.fit else [save_fit(out / f"pca-fit{f'-{number + 1}' if number else ''}.safetensors", fit)]
+            )
         written += write_pca(out, sight, fits, how="bilinear" if config.interpolate else "nearest")
     if "similarity" in config.what:
         written += write_similarity(out, sight, [pack_tokens([clip.tokens for clip in row]) for row in sight.clips])

@@ -43,6 +43,7 @@ from openvjepa.config.pretrain import (
     TrainConfig,
 )
 from openvjepa.config.ranges import Config, Range, check_ranges, ranges_of
+from openvjepa.config.show import ShowConfig
 from openvjepa.config.yaml import from_mapping, read_yaml, to_mapping, to_yaml
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "Range",
     "RateConfig",
     "ShapesConfig",
+    "ShowConfig",
     "Split",
     "SplitConfig",
     "TrainConfig",

@@ -183,7 +183,9 @@ def write_side_by_side(
     steps = steps[steps > 0]
     step = float(np.median(steps)) if len(steps) else 1.0
     count = sum(len(panel.rows[0].pictures) for panel in panels)
-    return write_video(path, _movie(panels, times, caption, least), (np.arange(count) * step).tolist(), comment=" ".join(caption))
+    return write_video(
+        path, _movie(panels, times, caption, least), (np.arange(count) * step).tolist(), comment=" ".join(caption)
+    )
 
 
 def _movie(

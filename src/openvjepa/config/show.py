@@ -1,0 +1,50 @@
+"""Settings of `vjepa show` and `vjepa track`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from openvjepa.config.parts import ComputeConfig, LabelConfig, RateConfig
+from openvjepa.config.ranges import AtLeastOne, Count, Range, Seed, Text
+
+Layer = Annotated[int, Range(-1024, 1023)]
+Side = Annotated[int, Range(1, 16_384)]
+
+
+@dataclass(frozen=True)
+class ShowConfig(LabelConfig, RateConfig, ComputeConfig):
+    """Everything `vjepa show` does."""
+
+    videos: tuple[str, ...] = ()
+    """Videos and images: files, folders, lists or CSV files."""
+    model: tuple[str, ...] = ()
+    """Encoder: a name that `vjepa models` lists, a checkpoint file, a Hugging Face folder or id, or a run folder. Two: side by
+    side on the same frames. untrained:MODEL is its architecture with random weights."""
+    out: Text = "runs/show"
+    """Folder to write."""
+    what: Annotated[tuple[Literal["pca", "similarity"], ...], AtLeastOne()] = ("pca", "similarity")
+    """Pictures to write. pca: features as colors (PNG, MP4, HTML). similarity: a page in which a patch is chosen, and all frames
+    are colored by similarity to it."""
+    layer: Layer = -1
+    """Block whose output is shown, after the encoder's norm; from 0, or negative from the end."""
+    clips: Count | None = 1
+    """Clips of each video, one after the other; None: as many as cover the video."""
+    start: Annotated[float, Range(0, 1e9)] | None = None
+    """Seconds at which the first clip starts; None: the clips lie in the middle of the video."""
+    whole: bool = False
+    """Show whole frames in their own aspect ratio; otherwise the center crop that is evaluated."""
+    short_side: Side | None = None
+    """Short side of what the encoder sees, px, a multiple of its patch; None: as in pretraining. More shows finer maps."""
+    foreground: bool = False
+    """pca: mask the background, by the first component."""
+    interpolate: bool = False
+    """pca: blend the colors of neighboring tokens; the pictures say so."""
+    fit: Text | None = None
+    """pca: a file pca-fit.safetensors of an earlier run, whose components and colors are used; None: fit on these clips."""
+    limit: Annotated[int, Range(1, 10_000)] = 24
+    """Most files that are shown, evenly spread over those given."""
+    seed: Seed = 0
+    """The random weights of untrained models follow from it."""
+    overwrite: bool = False
+    """Replace pictures of an earlier run."""
