@@ -4,6 +4,7 @@ from .commands.finetune import finetune
 from .commands.predict import predict
 from .commands.pretrain import pretrain
 from .commands.probe import probe
+from .commands.show import show
 from .config import (
     DataConfig,
     EmbedConfig,
@@ -18,6 +19,7 @@ from .config import (
     PretrainConfig,
     ProbeConfig,
     ShapesConfig,
+    ShowConfig,
     TrainConfig,
 )
 from .data.clips import read_clip
@@ -28,6 +30,10 @@ from .features.encode import encode
 from .inference.classifier import VideoClassifier, load_classifier
 from .inference.predictions import Prediction
 from .model.encoder import create_model
+from .seeing.attention import ProbeAttention, probe_attention
+from .seeing.pca import PcaFit, fit_pca, load_fit, save_fit
+from .seeing.similarity import cosine_similarity, pack_tokens
+from .seeing.tokens import ClipChoice, ClipTokens, see
 from .version import __version__
 from .weights.hub import LoadedModel, load_model, save_model
 from .weights.probes import load_probe
@@ -35,6 +41,8 @@ from .weights.registry import ModelInfo, list_models
 
 __all__ = [
     "CheckpointError",
+    "ClipChoice",
+    "ClipTokens",
     "ConfigError",
     "DataConfig",
     "DataError",
@@ -49,31 +57,42 @@ __all__ = [
     "ObjectiveConfig",
     "OpenVJEPAError",
     "OptimConfig",
+    "PcaFit",
     "PredictConfig",
     "Prediction",
     "PretrainConfig",
+    "ProbeAttention",
     "ProbeConfig",
     "ShapesConfig",
+    "ShowConfig",
     "TrainConfig",
     "VideoClassifier",
     "VideoError",
     "VideoIndex",
     "VideoRecord",
     "__version__",
+    "cosine_similarity",
     "create_model",
     "embed",
     "encode",
     "evaluate",
     "finetune",
+    "fit_pca",
     "list_models",
     "load_classifier",
+    "load_fit",
     "load_model",
     "load_probe",
     "make_shapes",
+    "pack_tokens",
     "predict",
     "pretrain",
     "probe",
+    "probe_attention",
     "read_clip",
     "read_index",
+    "save_fit",
     "save_model",
+    "see",
+    "show",
 ]

@@ -31,10 +31,8 @@ def _wrote(path: Any) -> int:
 def _wrote_files(result: Any) -> int:
     for path in result.files:
         print(f"wrote {path}")
-    for path, reason in list(result.skipped.items())[:10]:
-        print(f"cannot be read: {path}: {reason}")
     if result.skipped:
-        print(f"{len(result.skipped)} files cannot be read")
+        print(f"files that cannot be read: {len(result.skipped)}")
     return 0
 
 

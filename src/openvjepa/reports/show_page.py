@@ -1,6 +1,6 @@
 """Pages of `vjepa show`: one file each, without any outside address, under a policy that allows nothing but what is inside.
 
-A page is a Jinja2 template of `assets/`, with the shared style sheet, one script, and its data as JSON.
+A page is a Jinja2 template of `templates/show`, with the shared style sheet, one script, and its data as JSON.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from PIL import Image
 from openvjepa.weights.files import write_file
 
 _HERE = Path(__file__).parent
+_TEMPLATES = _HERE / "templates" / "show"
 _QUALITY = 85  # of JPEG
 
 
 @cache
 def _environment() -> Environment:
     return Environment(
-        loader=FileSystemLoader(_HERE / "assets"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
 
 
@@ -43,7 +44,7 @@ def write_page(
     skipped: Mapping[str, str],
     values: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Fill a template of `assets/` and write it, atomically.
+    """Fill a template of `templates/show` and write it, atomically.
 
     Args:
         path: the file.
@@ -57,8 +58,8 @@ def write_page(
     Raises:
         CheckpointError: it cannot be written.
     """
-    style = (_HERE / "report.css").read_text("utf-8") + (_HERE / "assets" / "show.css").read_text("utf-8")
-    script = (_HERE / "assets" / f"{template}.js").read_text("utf-8")
+    style = (_HERE / "report.css").read_text("utf-8") + (_TEMPLATES / "show.css").read_text("utf-8")
+    script = (_TEMPLATES / f"{template}.js").read_text("utf-8")
     policy = (
         f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}; base-uri 'none'; "
         "form-action 'none'"

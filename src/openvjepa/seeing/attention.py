@@ -66,7 +66,9 @@ def probe_attention(probe: Probe, tokens: Tensor, classes: Sequence[int] = ()) -
         weights, logits = _attend(probe, x.detach())
         rows = [_relevance(logits[:, number], weights) for number in classes]
     relevance = torch.stack(rows, 1) if rows else weights.new_zeros(len(x), 0, x.shape[1])
-    return ProbeAttention(weights.detach().cpu(), relevance.detach().cpu(), tuple(classes), logits.detach().cpu())
+    return ProbeAttention(
+        weights.detach().squeeze(2).cpu(), relevance.detach().cpu(), tuple(classes), logits.detach().cpu()
+    )
 
 
 def _attend(probe: AttentiveClassifier, x: Tensor) -> tuple[Tensor, Tensor]:
