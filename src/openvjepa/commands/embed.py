@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from openvjepa.config import EmbedConfig, TrainConfig, to_mapping
+from openvjepa.config import EmbedConfig, TrainConfig, command, to_mapping
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.errors import ConfigError, DataError
@@ -42,6 +42,7 @@ class EmbedResult:
     """Spent encoding, in this run."""
 
 
+@command(EmbedConfig, "source")
 def embed(config: EmbedConfig) -> EmbedResult:
     """Encode every video and image of an index, and write their features into one file, with an index beside it.
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from openvjepa.config import FinetuneConfig, TrainConfig, to_mapping
+from openvjepa.config import FINETUNE_PRESETS, FinetuneConfig, TrainConfig, command, to_mapping
 from openvjepa.data.augment import Augmentation
 from openvjepa.data.index import SPLITS, VideoIndex
 from openvjepa.data.splits import read_splits
@@ -28,6 +28,7 @@ from openvjepa.weights.hub import load_model
 log = logging.getLogger("openvjepa")
 
 
+@command(FinetuneConfig, "source", FINETUNE_PRESETS)
 def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     """Fit a classifier, and as much of its encoder as `tune` says, to labelled videos; report accuracy on the test split.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from openvjepa.config import PretrainConfig, to_mapping, to_yaml
+from openvjepa.config import PRESETS, PretrainConfig, command, to_mapping, to_yaml
 from openvjepa.data.loader import PretrainBatches, PretrainLoader
 from openvjepa.model.kernels import describe
 from openvjepa.pretraining.monitor import CollapseMonitor, monitor_index
@@ -18,6 +18,7 @@ from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import save_model
 
 
+@command(PretrainConfig, "sources", PRESETS)
 def pretrain(config: PretrainConfig) -> FitResult:
     """Pretrain a V-JEPA encoder on the videos of config.sources.
 

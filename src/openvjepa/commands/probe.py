@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from openvjepa.config import ProbeConfig, TrainConfig, to_mapping, to_yaml
+from openvjepa.config import ProbeConfig, TrainConfig, command, to_mapping, to_yaml
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.splits import check_splits, read_splits
@@ -78,6 +78,7 @@ class ProbeResult:
     """With `label_fraction`: accuracies by share of the training videos, the last that of all."""
 
 
+@command(ProbeConfig, "source")
 def probe(config: ProbeConfig) -> ProbeResult:
     """Encode labelled videos once, train classifiers on the frozen features, choose on val, report on test.
 

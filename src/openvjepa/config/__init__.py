@@ -1,5 +1,6 @@
 """What every command can be told: frozen dataclasses, named recipes, strict YAML. Imports neither torch nor numpy."""
 
+from openvjepa.config.call import command, override
 from openvjepa.config.commands import (
     BenchConfig,
     ConvertConfig,
@@ -92,7 +93,9 @@ __all__ = [
     "Tune",
     "ViewsConfig",
     "check_ranges",
+    "command",
     "from_mapping",
+    "override",
     "part",
     "ranges_of",
     "read_yaml",
