@@ -75,22 +75,22 @@ def render_shape(
     clutter: int = 0,
 ) -> NDArray[np.uint8]:
     """Frames of one moving shape, uint8 [frames, size, size, 3]."""
-    background = _background(size, rng, texture)
+    background = draw_background(size, rng, texture)
     for _ in range(clutter):
         name = list(SHAPES)[rng.integers(len(SHAPES))]
         spot = (rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.03, 0.06), rng.uniform(0, 2 * np.pi))
-        background = _draw(background, name, *(np.array([value]) for value in spot), colours=_colours(rng))[0]
+        background = draw_shape(background, name, *(np.array([value]) for value in spot), colours=_colours(rng))[0]
     right, down, turns, growth = MOTIONS[motion]
     speed = rng.uniform(0.75, 1.25)
     time = (np.linspace(-0.5, 0.5, frames) if frames > 1 else np.zeros(1)) * speed
     x, y = rng.uniform(0.35, 0.65, 2)
     radius = rng.uniform(0.18, 0.26) * 2 ** (growth * time)
     angle = rng.uniform(0, 2 * np.pi) + 2 * np.pi * turns * time
-    video = _draw(background, appearance, x + right * time, y + down * time, radius, angle, colours=_colours(rng))
+    video = draw_shape(background, appearance, x + right * time, y + down * time, radius, angle, colours=_colours(rng))
     return np.clip(np.rint(video), 0, 255).astype(np.uint8)
 
 
-def _background(size: int, rng: np.random.Generator, texture: float) -> NDArray[np.float64]:
+def draw_background(size: int, rng: np.random.Generator, texture: float) -> NDArray[np.float64]:
     """A smooth blend of four corner colours near a dark grey, [size, size, 3]."""
     corners = rng.uniform(30, 80) + rng.uniform(-15, 15, (2, 2, 3))
     ramp = np.linspace(0, 1, size)
@@ -104,7 +104,7 @@ def _colours(rng: np.random.Generator) -> NDArray[np.float64]:
     return np.stack([rng.uniform(200, 255, 3), rng.uniform(115, 170, 3)])
 
 
-def _draw(
+def draw_shape(
     background: NDArray[np.float64],
     appearance: str,
     x: NDArray[np.float64],
