@@ -106,6 +106,15 @@ VERBS = (
         status=_wrote,
     ),
     Verb(
+        "data make-physics",
+        "Render matched pairs of physically possible and impossible videos, and possible ones for training.",
+        ("vjepa data make-physics physics", "vjepa data make-physics big --train 4000 --test 350 --size 96"),
+        "config.data:PhysicsConfig",
+        "data.physics:make_physics",
+        positional=("out",),
+        status=_wrote,
+    ),
+    Verb(
         "data prepare",
         "Write small copies of videos that are quick to read from, with an index.csv (exit 1 if one cannot be copied).",
         ("vjepa data prepare videos/ small/", "vjepa data prepare list.csv small/ --short-side 224 --crf 20"),

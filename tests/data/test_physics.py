@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from openvjepa.config import PhysicsConfig
 from openvjepa.data.index import read_index
-from openvjepa.data.physics import COLUMNS, KINDS, PhysicsConfig, _throw, make_physics, render_physics
+from openvjepa.data.physics import COLUMNS, KINDS, _throw, make_physics, render_physics
 from openvjepa.data.video import open_video
 from openvjepa.errors import ConfigError, DataError
 
@@ -87,7 +88,14 @@ def test_files_and_index(tmp_path: Path) -> None:
 
 
 def test_settings_that_cannot_be(tmp_path: Path) -> None:
-    for wrong in ({"size": 63}, {"size": 16}, {"frames": 8}, {"train": 0, "val": 0, "test": 0}, {"test": -1}, {"fps": 0}):
+    for wrong in (
+        {"size": 63},
+        {"size": 16},
+        {"frames": 8},
+        {"train": 0, "val": 0, "test": 0},
+        {"test": -1},
+        {"fps": 0},
+    ):
         with pytest.raises(ConfigError):
             PhysicsConfig(**wrong)
     (tmp_path / "index.csv").write_text("path\n")

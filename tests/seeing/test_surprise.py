@@ -12,11 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from openvjepa.config import ModelConfig, ObjectiveConfig
+from openvjepa.config import PRESETS, ModelConfig, ObjectiveConfig
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import ConfigError
 from openvjepa.model.jepa import JEPA
-from openvjepa.presets import nano
 from openvjepa.seeing.surprise import (
     PredictiveModel,
     check_contexts,
@@ -33,6 +32,7 @@ from openvjepa.weights.hub import load_model, save_model
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 V1, V2, V21 = FIXTURES / "vjepa" / "v1", FIXTURES / "vjepa" / "v2", FIXTURES / "vjepa21"
+NANO = PRESETS["nano"]().model
 SMALL = {"img_size": 32, "num_heads": 3, "predictor_num_heads": 3}
 FAMILIES: dict[str, tuple[Path, dict[str, Any]]] = {
     "V-JEPA 1": (V1 / "checkpoint.pth.tar", {**SMALL, "num_frames": 4}),
@@ -58,7 +58,7 @@ def load(family: str) -> PredictiveModel:
 def nano_model(tmp_path_factory: pytest.TempPathFactory) -> PredictiveModel:
     """The preset nano with random weights, as a run folder holds it."""
     torch.manual_seed(0)
-    jepa = JEPA(nano().model, ObjectiveConfig())
+    jepa = JEPA(NANO, ObjectiveConfig())
     folder = tmp_path_factory.mktemp("nano")
     save_model(folder, jepa.target_encoder, jepa.predictor)
     return predictive_model(load_model(folder))
@@ -142,7 +142,9 @@ def test_errors_are_mean_absolute_differences(model: PredictiveModel) -> None:
         repeated = repeated_tokens(model, normalize(clips), context)
         for row in range(3):
             assert errors.prediction[row, column] == pytest.approx(by_token[row].mean().item(), rel=1e-5)
-            assert errors.repeat[row, column] == pytest.approx((repeated[row] - rest[row]).abs().mean().item(), rel=1e-5)
+            assert errors.repeat[row, column] == pytest.approx(
+                (repeated[row] - rest[row]).abs().mean().item(), rel=1e-5
+            )
             by_mean = (mean[first:] - rest[row]).abs().mean().item()
             assert errors.mean[row, column] == pytest.approx(by_mean, rel=1e-5)
     shown = np.nanmean(maps[:, :, grid.tokens_per_frame :], 0)
@@ -164,7 +166,7 @@ def test_the_last_visible_tokens_stay(nano_model: PredictiveModel) -> None:
 def test_contexts() -> None:
     sixteen = ModelConfig(arch="vit_pico", img_size=32)
     assert default_contexts(sixteen) == (2, 4, 6, 8, 10)
-    assert default_contexts(nano().model) == (8,)
+    assert default_contexts(NANO) == (8,)
     assert default_contexts(replace(sixteen, num_frames=64)) == (8, 16, 24, 32, 40)
     assert default_contexts(replace(sixteen, num_frames=4)) == (2,)
     assert check_contexts((8, 2, 8), sixteen) == (2, 8)
@@ -183,7 +185,7 @@ def test_models_that_expect_nothing_are_refused(tmp_path: Path) -> None:
         predictive_model(load_model(tmp_path / "encoder"))
     pixels = JEPA(replace(config, num_mask_tokens=1), ObjectiveConfig(target="pixels"))
     save_model(tmp_path / "pixels", pixels.target_encoder, pixels.predictor)
-    with pytest.raises(ConfigError, match="predicts 1536 values .* not the 96 of its own encoder"):
+    with pytest.raises(ConfigError, match=r"predicts 1536 values .* not the 96 of its own encoder"):
         predictive_model(load_model(tmp_path / "pixels"))
     b_style = load_model(V21 / "ckpt_bstyle.pt", arch=FAMILIES["V-JEPA 2.1"][1])
     with pytest.raises(ConfigError, match="its teacher's features"):
@@ -200,7 +202,7 @@ def test_models_that_expect_nothing_are_refused(tmp_path: Path) -> None:
 
 def test_the_online_encoder_can_encode_the_context(nano_model: PredictiveModel) -> None:
     torch.manual_seed(1)
-    other = JEPA(nano().model, ObjectiveConfig()).encoder.eval()
+    other = JEPA(NANO, ObjectiveConfig()).encoder.eval()
     model = replace(nano_model, encoder=other)
     clips = normalize(windows(model, 1))
     assert not torch.equal(predicted_tokens(model, clips, 8), predicted_tokens(nano_model, clips, 8))

@@ -12,7 +12,7 @@ from openvjepa.config.commands import (
     PredictConfig,
     ProbeConfig,
 )
-from openvjepa.config.data import CheckConfig, PrepareConfig, ShapesConfig
+from openvjepa.config.data import CheckConfig, PhysicsConfig, PrepareConfig, ShapesConfig
 from openvjepa.config.finetune import FinetuneConfig
 from openvjepa.config.model import ENCODER_SIZES, EncoderDims, ModelConfig
 from openvjepa.config.objective import ObjectiveConfig, ViewsConfig
@@ -78,6 +78,7 @@ __all__ = [
     "ModelsConfig",
     "ObjectiveConfig",
     "OptimConfig",
+    "PhysicsConfig",
     "Precision",
     "PredictConfig",
     "PrepareConfig",

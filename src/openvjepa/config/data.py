@@ -56,6 +56,35 @@ class ShapesConfig(Config):
 
 
 @dataclass(frozen=True)
+class PhysicsConfig(Config):
+    """`vjepa data make-physics`: how many videos and pairs, how large, how long."""
+
+    out: Text = "physics"
+    """Folder to write: videos/*.mp4 and index.csv (path, scene, pair, possible, kind, split)."""
+    train: Whole = 480
+    """Possible videos of the split train."""
+    val: Whole = 28
+    """Pairs of the split val, a possible and an impossible video each."""
+    test: Whole = 140
+    """Pairs of the split test."""
+    size: Annotated[int, Range(32, 4096)] = 64
+    """Height and width, px (even)."""
+    frames: Annotated[int, Range(12, 100_000)] = 24
+    """Frames in a video; the event lies between 40 % and 60 % of them."""
+    fps: Annotated[int, Range(1, 1000)] = 8
+    """Frames per second."""
+    seed: Seed = 0
+    """The videos follow from it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size % 2:
+            raise ConfigError(f"size {self.size} px: choose an even number")
+        if self.train + self.val + self.test < 1:
+            raise ConfigError("train, val and test are all 0: there must be at least one video")
+
+
+@dataclass(frozen=True)
 class PrepareConfig(Config):
     """`vjepa data prepare`: which videos, and what their copies are like."""
 

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from openvjepa.config import PhysicsConfig
 from openvjepa.data.cores import usable_cores
 from openvjepa.data.synthetic import SHAPES, draw_background, draw_shape, write_video
-from openvjepa.errors import ConfigError, DataError
+from openvjepa.errors import DataError
 
 KINDS = {
     "vanish": "occluder",
@@ -35,36 +36,6 @@ COLUMNS = ("path", "scene", "pair", "possible", "kind", "split")
 
 _FLOOR = 0.85  # where the floor begins, from the top
 _MAX_DRAWS = 1000
-
-
-@dataclass(frozen=True)
-class PhysicsConfig:
-    """`vjepa data make-physics`: how many videos and pairs, how large, how long."""
-
-    out: str = "physics"
-    """Folder to write: videos/*.mp4 and index.csv (path, scene, pair, possible, kind, split)."""
-    train: int = 480
-    """Possible videos of the split train."""
-    val: int = 28
-    """Pairs of the split val, a possible and an impossible video each."""
-    test: int = 140
-    """Pairs of the split test."""
-    size: int = 64
-    """Height and width, px (even)."""
-    frames: int = 24
-    """Frames in a video; the event lies in the second third."""
-    fps: int = 8
-    """Frames per second."""
-    seed: int = 0
-    """The videos follow from it."""
-
-    def __post_init__(self) -> None:
-        if self.size < 32 or self.size % 2:
-            raise ConfigError(f"size {self.size} px: choose an even number of at least 32")
-        if self.frames < 12 or self.fps < 1:
-            raise ConfigError("frames must be at least 12, and fps at least 1")
-        if min(self.train, self.val, self.test) < 0 or self.train + self.val + self.test < 1:
-            raise ConfigError("train, val and test must not be negative, and there must be at least one video")
 
 
 @dataclass(frozen=True)
@@ -165,7 +136,7 @@ def _flight(
     else:
         raise DataError("no throw leaves the ball in mid-air at the event: choose another seed")
     path = usual if possible else _throw(start, speed, radius, frames, event, kind)
-    turned = phase + spin * np.arange(frames)
+    turned = phase + spin * np.arange(frames, dtype=np.float64)
     if kind == "stop" and not possible:
         turned[event:] = turned[event - 1]
     return _as_bytes(_paint(scenery, look, _Motion(path[:, 0], path[:, 1], turned, event), radius)), event

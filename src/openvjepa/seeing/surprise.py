@@ -10,7 +10,9 @@ Shapes: B windows of T frames, N = t * h * w tokens of a window, K of them after
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +23,7 @@ from openvjepa.data.transforms import normalize
 from openvjepa.errors import ConfigError
 from openvjepa.grid import TokenGrid
 from openvjepa.model.encoder import Encoder
-from openvjepa.model.objective import normalize_targets
+from openvjepa.model.objectives.masked import normalize_targets
 from openvjepa.model.predictor import Predictor
 from openvjepa.train.distributed import Runtime
 from openvjepa.weights.hub import LoadedModel
@@ -151,9 +153,7 @@ def context_tokens(
 
 
 @torch.no_grad()
-def predicted_tokens(
-    model: PredictiveModel, windows: Tensor, context: int, runtime: Runtime | None = None
-) -> Tensor:
+def predicted_tokens(model: PredictiveModel, windows: Tensor, context: int, runtime: Runtime | None = None) -> Tensor:
     """What the predictor expects after the first `context` frames: float32 [B, K, C], all later tokens at once."""
     tokens, seen = context_tokens(model, windows, context, runtime)
     grid = model.grid
@@ -166,9 +166,7 @@ def predicted_tokens(
 
 
 @torch.no_grad()
-def repeated_tokens(
-    model: PredictiveModel, windows: Tensor, context: int, runtime: Runtime | None = None
-) -> Tensor:
+def repeated_tokens(model: PredictiveModel, windows: Tensor, context: int, runtime: Runtime | None = None) -> Tensor:
     """The baseline "the last visible tokens stay": float32 [B, K, C].
 
     They are those of the target encoder that sees the context alone, layer-normed as targets are.
@@ -191,15 +189,11 @@ def _visible(grid: TokenGrid, tubelets: int) -> Tensor:
     return torch.arange(tubelets * grid.tokens_per_frame)
 
 
-def _autocast(runtime: Runtime | None):  # noqa: ANN202  (a context manager)
-    import contextlib
-
+def _autocast(runtime: Runtime | None) -> AbstractContextManager[object]:
     return runtime.autocast() if runtime else contextlib.nullcontext()
 
 
-def mean_tokens(
-    model: PredictiveModel, batches: Iterable[Tensor], runtime: Runtime | None = None
-) -> Tensor:
+def mean_tokens(model: PredictiveModel, batches: Iterable[Tensor], runtime: Runtime | None = None) -> Tensor:
     """The mean target token of each place over windows, which the baseline "mean token of this place" predicts.
 
     Args:

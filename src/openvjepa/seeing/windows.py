@@ -58,7 +58,7 @@ def plan_windows(video: Video, spec: ClipSpec, stride: int) -> WindowPlan:
     last = max(0, count - spec.num_frames)
     starts = list(range(0, last + 1, stride))
     starts += [last] if starts[-1] != last else []
-    times = np.arange(count) * step
+    times = np.arange(count, dtype=np.float64) * step
     return WindowPlan(numbers, times, np.array(starts), spec.num_frames, max(0, spec.num_frames - count))
 
 
