@@ -165,7 +165,7 @@ def nano_jepa() -> PretrainConfig:
 
 
 def demo() -> PretrainConfig:
-    """Learns moving shapes of 64 px in minutes on two cores; what it was chosen from is in docs/recipes.md.
+    """Learns moving shapes of 64 px in minutes on two cores; what it was chosen from is in docs/experiments/recipes.md.
 
     Against the published recipe: a small encoder, a predictor too weak to do the encoder's work, one mask whose blocks last
     half of the clip, so that something of what moves is always seen, and SIGReg against the collapse of small runs.
@@ -182,7 +182,7 @@ def demo() -> PretrainConfig:
 
 
 def nano() -> PretrainConfig:
-    """For 24 to a few thousand short clips and minutes on a CPU; measured beside nano-JEPA's recipe in docs/recipes.md.
+    """For 24 to a few thousand short clips and minutes on a CPU; measured beside nano-JEPA's recipe in docs/experiments/recipes.md.
 
     The demo's recipe with small pictures in fine patches, long tubelets, a wider encoder, and four masks of each clip, which
     share its decoding and its targets. The EMA is slower than the short run needs: a quick one trades motion for shape.

@@ -1,7 +1,7 @@
 """Which kernel computes attention.
 
 In float32, and on GPUs, torch's own does. In bf16 on CPUs its backward pass takes twice the time of plain products, and on
-CPUs without AMX its forward pass does, too (figures in docs/performance.md). The choice follows from type, device and
+CPUs without AMX its forward pass does, too (figures in docs/experiments/performance.md). The choice follows from type, device and
 processor alone and never from a timing, so that a resumed run computes the same bits.
 
 Shapes: B clips, h heads, N queries, M keys, d channels of a head; a pair is one head of one clip.
