@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -194,7 +195,7 @@ def test_an_evaluation_writes_what_it_found(run: ProbeResult, shapes: Path, tmp_
     rows = list(csv.DictReader((found.out / "predictions.csv").open()))
     assert np.mean([row["linear"] == row["label"] for row in rows]) * 100 == pytest.approx(result["top1"])
     page = (found.out / "report.html").read_text()
-    for words in ("Calibration", "Confusion matrices", "most often taken for", "passes a video", "wrong answers"):
+    for words in ("Calibration", "Confusion matrices", "most often confused with", "passes a video", "wrong answers"):
         assert words in page
     with pytest.raises(ConfigError, match="holds an evaluation already: add --overwrite"):
         judge(tmp_path, run.out, shapes, overwrite=False)
@@ -337,6 +338,54 @@ def test_videos_that_a_run_was_trained_on_are_left_out(saved: Path, shapes: Path
     assert len(judge(tmp_path, whole.out, shapes, split="val").index) == 16
 
 
+@pytest.fixture
+def relative(saved: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProbeResult:
+    """A probe that was started in a folder, with a relative list of videos; afterwards the working folder is another."""
+    index = read_index(shapes, label="appearance")
+    names = index.classes or ()
+    (tmp_path / "work").mkdir()
+    listing(tmp_path / "work" / "list.csv", [(r.path, names[r.label or 0]) for r in index.records])
+    monkeypatch.chdir(tmp_path / "work")
+    trained = probe(settings(saved, Path("list.csv"), tmp_path, "relative", label=None, out="runs/relative"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return replace(trained, out=tmp_path / "work" / "runs" / "relative")
+
+
+def test_training_videos_are_left_out_wherever_it_is_started(relative: ProbeResult, tmp_path: Path) -> None:
+    data, count = tmp_path / "work" / "list.csv", relative.videos["train"] + relative.videos["val"]
+    found = judge(tmp_path, relative.out, data, label=None)
+    assert (found.left_out, len(found.index), found.unknown) == (count, relative.videos["test"], {})
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    rows = [(shutil.copy(r.path, copies), str(r.label)) for r in read_index(data).records]
+    names = read_index(data).classes or ()
+    moved = listing(copies / "list.csv", [(path, names[int(label)]) for path, label in rows])
+    assert judge(tmp_path, relative.out, moved, label=None).left_out == count, "copies are known by their content"
+    named = judge(tmp_path, relative.out, data, label=None, split="all")
+    assert (named.left_out, named.seen) == (0, count)
+
+
+def test_an_older_run_lists_its_videos_again_or_says_so(
+    relative: ProbeResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, count = tmp_path / "work" / "list.csv", relative.videos["train"] + relative.videos["val"]
+    (relative.out / "splits.csv").unlink()
+    found = judge(tmp_path, relative.out, data, label=None)
+    assert (found.left_out, found.unknown) == (count, {})
+    moved = tmp_path / "elsewhere" / "moved"
+    shutil.copytree(relative.out, moved)
+    found = judge(tmp_path, moved, data, label=None)
+    assert list(found.unknown) == [str(moved)]
+    assert found.left_out == 0
+    assert "it is not known which videos it was trained on (no splits.csv, and list.csv counts from" in caplog.text
+    written = json.loads((found.out / "results.json").read_text())
+    assert "not known" in written["training_videos_unknown"][str(moved)]
+    assert "the accuracy may be too high" in (found.out / "report.html").read_text()
+    (relative.out / "config.yaml").write_text("- no run\n")
+    assert "names no labeled videos" in judge(tmp_path, relative.out, data, label=None).unknown[str(relative.out)]
+
+
 def test_what_cannot_be_evaluated_is_named(run: ProbeResult, saved: Path, shapes: Path, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     flat.mkdir()
@@ -355,7 +404,7 @@ def test_what_cannot_be_evaluated_is_named(run: ProbeResult, saved: Path, shapes
         judge(tmp_path, saved, shapes)
     with pytest.raises(ConfigError, match=r"give run folders .* and then labelled videos"):
         judge(tmp_path, shapes)
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="segments 0"):
         EvaluateConfig(segments=0)
     with pytest.raises(ConfigError, match="give frame_step or fps, not both"):
         EvaluateConfig(frame_step=1, fps=2.0)
@@ -393,11 +442,14 @@ def test_a_fine_tuned_model_is_judged_as_it_was_tested(
     saved: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("openvjepa.commands.finetune.write_documents", lambda *arguments: None)
-    config = FinetuneConfig(str(shapes), str(saved), str(tmp_path / "tuned"), label="appearance", epochs=1, workers=0)
+    places = {"source": str(shapes), "model": str(saved), "out": str(tmp_path / "tuned")}
+    config = FinetuneConfig(**places, label="appearance", epochs=1, workers=0)
     tuned = finetune(replace(config, tune="last", frame_step=1, precision="fp32"))
     assert tuned is not None
     (evaluation,) = judge(tmp_path, tuned.out, shapes).evaluations
-    np.testing.assert_allclose(evaluation.probabilities, tuned.outcome.probabilities, atol=1e-5)
+    np.testing.assert_allclose(evaluation.probabilities, tuned.probabilities, atol=1e-5)
+    rows = list(csv.DictReader((tuned.out / "splits.csv").open()))
+    assert {name: sum(row["split"] == name for row in rows) for name in tuned.videos} == tuned.videos
 
 
 def test_the_command_line_evaluates_and_combines(run: ProbeResult, shapes: Path, tmp_path: Path, capsys: Any) -> None:

@@ -45,20 +45,20 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     out = Path(config.out)
     if not config.overwrite and any((out / name).exists() for name in RUN_FILES):
         raise ConfigError(f"{out}: holds an evaluation already: add --overwrite to replace it, or choose another --out")
-    index, left_out = videos_for(runs, data, label=config.label, split=config.split)
+    chosen = videos_for(runs, data, label=config.label, split=config.split)
     rate = {"frame_step": config.frame_step, "fps": config.fps}
-    members = load_members(runs, index.records, segments=config.segments, views=config.views, **rate)
+    members = load_members(runs, chosen.index.records, segments=config.segments, views=config.views, **rate)
     if config.combine is not None:
         check_combinable(members)
     for member in members:
-        check_labels(index, member)
+        check_labels(chosen.index, member)
     train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
     with make_runtime(train) as runtime:
         print(f"evaluate on {runtime}", file=sys.stderr if config.json else sys.stdout, flush=True)
         to_device(members, runtime)
         settings = EncodeSettings(runtime, config.batch_size, workers=config.workers)
-        said = ask(members, index, settings)
-    result = evaluation_result(out, members, index, said, left_out, config.combine or "mean")
+        said = ask(members, chosen.index, settings)
+    result = evaluation_result(out, members, chosen, said, config.combine or "mean")
     _write(config, members, result, str(runtime))
     if config.json:
         print(json.dumps(result.to_dict(), indent=1))
@@ -114,6 +114,10 @@ def _print(result: EvaluateResult) -> None:
     notes += (
         [f"{result.left_out} left out, since a run was trained on them or chosen with them"] if result.left_out else []
     )
+    if result.seen:
+        notes.append(f"{result.seen} of them seen in training: the accuracy is too high")
+    if result.unknown:
+        notes.append(f"not known which videos {', '.join(result.unknown)} was trained on: the accuracy may be too high")
     print("; ".join([f"{len(result.index)} videos", *notes, f"results in {result.out}: report.html, predictions.csv"]))
 
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from openvjepa.config import ProbeConfig, TrainConfig, command, to_mapping, to_yaml
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
+from openvjepa.data.seen import SPLITS_FILE, splits_csv
 from openvjepa.data.splits import check_splits, read_splits
 from openvjepa.errors import ConfigError
 from openvjepa.features.cache import FeatureSet, encode_index
@@ -47,6 +48,7 @@ log = logging.getLogger("openvjepa")
 RUN_FILES = (
     "results.json",
     "config.yaml",
+    SPLITS_FILE,
     "metrics.jsonl",
     "tensorboard",
     "confusion.png",
@@ -113,6 +115,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
         seconds = {"encode": time.monotonic() - started}
         started = time.monotonic()
         _open_run_dir(out, config)
+        write_file(out / SPLITS_FILE, splits_csv(splits))
         outcomes, shares = _train(config, splits, sets, encoder, runtime.device)
         seconds["train"] = time.monotonic() - started
         result = _result(out, splits, sets, outcomes, shares, seconds)

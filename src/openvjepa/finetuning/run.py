@@ -19,6 +19,7 @@ from openvjepa.data.augment import Augmentation
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.loader import Batch
+from openvjepa.data.seen import SPLITS_FILE, splits_csv
 from openvjepa.data.splits import check_splits
 from openvjepa.features.cache import encode_index
 from openvjepa.features.encode import EncodeSettings
@@ -45,7 +46,7 @@ EPOCHS, LEAST_STEPS = 20, 600  # where the number of epochs is left open; on 100
 ENCODER_LR, LORA_LR = 1 / 30, 1 / 3  # over the learning rate of the classifier
 SAVES = 20  # about so many checkpoints are written in a run; each at the end of an epoch
 # Written at the end, beside the trainer's RUN_FILES.
-RESULT_FILES = ("results.json", "report.html", "README.md", "confusion.png", "model.yaml")
+RESULT_FILES = (SPLITS_FILE, "results.json", "report.html", "README.md", "confusion.png", "model.yaml")
 # Settings that do not alter what a run computes, so that a resumed one may change them.
 FREE = (
     "out",
@@ -153,6 +154,7 @@ class FinetuneRun:
                 (self.out / name).unlink(missing_ok=True)
         if not (self.out / "config.yaml").exists():  # a resumed run keeps the settings it was started with
             write_file(self.out / "config.yaml", to_yaml(config).encode())
+        write_file(self.out / SPLITS_FILE, splits_csv(self.splits))
         rows = read_metrics(self.out / "metrics.jsonl")
         validation = Validation(
             self.task,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from openvjepa.config import Combine
 from openvjepa.data.index import VideoIndex
 from openvjepa.errors import DataError
 from openvjepa.inference.ensemble import Answers, Member, Probabilities, combined, label_sets, passes
+from openvjepa.inference.labelled import Chosen
 from openvjepa.metrics import Labels, Metrics, classification_metrics
 
 
@@ -48,7 +49,11 @@ class EvaluateResult:
     skipped: dict[str, str]
     """Unreadable files: path -> reason."""
     left_out: int
-    """Videos that a run was trained on or chosen with."""
+    """Videos that a run was trained on or chosen with, which are not evaluated."""
+    seen: int = 0
+    """Videos that a run was trained on or chosen with, which are evaluated, as they were asked for by split."""
+    unknown: dict[str, str] = field(default_factory=dict)
+    """Runs that do not say which videos they were trained on -> why; their accuracy may be too high."""
 
     @property
     def labels(self) -> Labels:
@@ -63,6 +68,8 @@ class EvaluateResult:
             "videos": len(self.index),
             "skipped": self.skipped,
             "left_out": self.left_out,
+            "seen": self.seen,
+            "training_videos_unknown": self.unknown,
             "results": [
                 {
                     "name": evaluation.name,
@@ -77,10 +84,10 @@ class EvaluateResult:
 
 
 def evaluation_result(
-    out: Path, members: Sequence[Member], index: VideoIndex, said: Answers, left_out: int, combine: Combine
+    out: Path, members: Sequence[Member], chosen: Chosen, said: Answers, combine: Combine
 ) -> EvaluateResult:
     """Score each run, in the order of the first one's classes where they are the same, and all together."""
-    kept = said.kept
+    kept, index = said.kept, chosen.index
     skipped = {index.records[place].path: reason for place, reason in said.skipped.items()}
     if not kept:
         path, reason = next(iter(skipped.items()))
@@ -102,7 +109,8 @@ def evaluation_result(
     if len(members) > 1 and len(label_sets(members)) == 1:
         ((_, _, together),) = combined(members, said.probabilities, combine)
         evaluations.append(_all(members, together[kept], labels, said, combine))
-    return EvaluateResult(out, classes, tuple(evaluations), read, skipped, left_out)
+    known = (chosen.left_out, chosen.seen, chosen.unknown)
+    return EvaluateResult(out, classes, tuple(evaluations), read, skipped, *known)
 
 
 def _short_names(names: Sequence[str]) -> list[str]:

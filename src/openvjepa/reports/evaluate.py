@@ -39,6 +39,10 @@ def write_evaluation(result: EvaluateResult, plan: ClipPlan, facts: Mapping[str,
         f"(chance level {100 / len(result.classes):.1f} %)."
     )
     unreadable = f" {len(result.skipped)} files cannot be read and are left out." if result.skipped else ""
+    if result.seen:
+        unreadable += f" {result.seen} of the videos were seen in training or validation: the accuracy is too high."
+    for run, reason in result.unknown.items():
+        unreadable += f" Which videos {run} was trained on is not known ({reason}): the accuracy may be too high."
     sections = [
         report.Section("Metrics", _metrics(result.evaluations)),
         report.Section(f"Classes: {last.name}", _classes(last.metrics)),
