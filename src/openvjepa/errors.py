@@ -10,7 +10,7 @@ _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def printable(text: object) -> str:
-    """The text with everything that would control a terminal written as an escape, such as \\x1b."""
+    r"""The text with everything that would control a terminal written as an escape, such as \x1b."""
     return "".join(
         char.encode("unicode_escape").decode()
         if unicodedata.category(char) in _UNPRINTABLE or char in _DIRECTIONS

@@ -182,7 +182,7 @@ def demo() -> PretrainConfig:
 
 
 def nano() -> PretrainConfig:
-    """For 24 to a few thousand short clips and minutes on a CPU; measured beside nano-JEPA's recipe in docs/experiments/recipes.md.
+    """For 24 to a few thousand short clips and minutes on a CPU (docs/experiments/recipes.md).
 
     The demo's recipe with small pictures in fine patches, long tubelets, a wider encoder, and four masks of each clip, which
     share its decoding and its targets. The EMA is slower than the short run needs: a quick one trades motion for shape.

@@ -1,0 +1,1 @@
+"""Videos, images, lists of them, clips, masks and the loaders."""

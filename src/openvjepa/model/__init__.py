@@ -1,0 +1,1 @@
+"""Encoder, predictor, probes and objectives, with the names of Meta's files for their parameters."""

@@ -1,0 +1,1 @@
+"""The training loop: optimizer and schedules, devices and processes, checkpoints, logs."""

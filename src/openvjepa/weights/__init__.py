@@ -1,0 +1,1 @@
+"""Models on disk: published checkpoints, run folders, and the formats of others."""
