@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from openvjepa import cli
+from openvjepa.cli import main
+from openvjepa.cli.parsing import parse
+from openvjepa.cli.verbs import VERBS, Verb, find
 from openvjepa.config import PRESETS, DemoConfig, ModelConfig, PretrainConfig, to_yaml
 from openvjepa.errors import ConfigError, DataError
-from openvjepa.verbs import find
 
 
 def vjepa(*args: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -42,8 +43,8 @@ def assert_one_line_error(result: subprocess.CompletedProcess[str], *words: str,
 
 def parsed(verb: str, args: list[str]) -> object:
     """What a verb's command line becomes."""
-    [found] = [v for v in cli.VERBS if v.words == verb]
-    return cli.parse(found, args)
+    [found] = [v for v in VERBS if v.words == verb]
+    return parse(found, args).config
 
 
 def test_overview_names_every_verb_and_imports_nothing_heavy() -> None:
@@ -53,20 +54,20 @@ def test_overview_names_every_verb_and_imports_nothing_heavy() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "[]"
-    for verb in cli.VERBS:
+    for verb in VERBS:
         assert f"  {verb.words} " in out
 
 
-@pytest.mark.parametrize("verb", cli.VERBS, ids=lambda verb: verb.words)
-def test_every_place_is_there(verb: cli.Verb) -> None:
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.words)
+def test_every_place_is_there(verb: Verb) -> None:
     assert callable(find(verb.task))
     fields = {field.name for field in dataclasses.fields(find(verb.config))}
     assert set(verb.positional) <= fields
     assert verb.presets is None or find(verb.presets)
 
 
-@pytest.mark.parametrize("verb", cli.VERBS, ids=lambda verb: verb.words)
-def test_help_of_every_verb_has_examples(verb: cli.Verb) -> None:
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.words)
+def test_help_of_every_verb_has_examples(verb: Verb) -> None:
     result = vjepa(*verb.words.split(), "--help")
     assert result.returncode == 0, result.stderr
     assert verb.examples[0] in result.stdout
@@ -263,7 +264,7 @@ def test_failures_of_a_task_become_one_line(
 
     monkeypatch.setattr("openvjepa.commands.demo.demo", fail)
     monkeypatch.delenv("OPENVJEPA_DEBUG", raising=False)
-    assert cli.main(["demo"]) == code
+    assert main(["demo"]) == code
     captured = capsys.readouterr().err.strip()
     assert words in captured
     assert "\n" not in captured

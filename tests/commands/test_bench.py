@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from openvjepa import cli
 from openvjepa.bench.measure import machine, measure_inference, new_encoder, product_rate, random_batch
+from openvjepa.cli import main
 from openvjepa.commands import bench as task
 from openvjepa.config import BenchConfig, ModelConfig
 from openvjepa.errors import ConfigError
@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_a_dash(monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_quick_bench_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bench.json"
     command = ["bench", "--quick", "--models", "vit_femto", "vit_large", "--batch-size", "1", "--threads", "1"]
-    assert cli.main([*command, "--out", str(out)]) == 0
+    assert main([*command, "--out", str(out)]) == 0
     figures = json.loads(out.read_text(encoding="utf-8"))
     assert list(figures["step"]) == list(figures["inference"]) == ["vit_femto"]
     assert figures["step"]["vit_femto"]["batch_size"] == 1

@@ -19,7 +19,6 @@ from openvjepa.config.ranges import (
     Count,
     FrameRate,
     Pixels,
-    ProperShare,
     Range,
     Rate,
     Scale,
@@ -51,7 +50,7 @@ class MaskConfig(Config):
     """Share of the clip, from its start, that the context may use."""
     max_keep: Count | None = None
     """Most context tokens; None: no limit."""
-    ratio: ProperShare = 0.9
+    ratio: Share = 0.9
     """Share of the patches that are predicted (tube)."""
 
 

@@ -67,10 +67,16 @@ class Verb:
     """Place of the function that is called with it."""
     positional: tuple[str, ...] = ()
     """Fields that are given without a flag."""
+    needed: tuple[str, ...] = ()
+    """Fields without which the command does nothing, though their default is empty: shown in the usage."""
     presets: str | None = None
     """Place of the named bases, where there are any."""
+    render: str | None = None
+    """Place of the function that shows the result, called with it and the configuration; None: nothing is shown."""
     status: Callable[[Any], int] = done
     """What the function returns -> exit status."""
+    old_order: Callable[[list[str], dict[str, Any]], tuple[list[str], list[str]]] | None = None
+    """Reads the order of arguments of version 0.1: (words without a flag, what is given by field) -> (words, warnings)."""
 
 
 def find(place: str) -> Any:
