@@ -105,6 +105,8 @@ class Flag:
             if token not in choices:
                 raise ConfigError(f"{self.option} {token!r} is unknown: {choose(token, choices)}")
             return token
+        if kind is str:
+            return token[1:] if token.startswith(" -") else token
         try:
             return kind(token)
         except ValueError:
@@ -128,7 +130,7 @@ def build(kind: type[Config], values: Mapping[str, Any], base: Config | None = N
     Raises:
         ConfigError: the settings are impossible.
     """
-    hints, settings = get_type_hints(kind), {}
+    hints, settings = _hints(kind), {}
     for item in dataclasses.fields(kind):
         nested = _nested(hints[item.name])
         below = None if base is None else getattr(base, item.name)
@@ -142,7 +144,7 @@ def build(kind: type[Config], values: Mapping[str, Any], base: Config | None = N
 
 
 def _flags(kind: type[Config], base: Config | None, group: str, about: str) -> list[Flag]:
-    hints, texts, flags, nested = get_type_hints(kind), _field_texts(kind), [], []
+    hints, texts, flags, nested = _hints(kind), _field_texts(kind), [], []
     fields = {item.name: item for item in dataclasses.fields(kind)}
     for name in field_names(kind):
         item, hint = fields[name], hints[name]

@@ -48,14 +48,14 @@ def parse(verb: Verb, args: Sequence[str]) -> Request:
     words = list(args)
     end = words.index("--") if "--" in words else len(words)
     parser = _parser(verb, flags_of(kind), with_positionals=False)
-    named, rest = parser.parse_known_args([_with_hyphens(word) for word in words[:end]])
+    named, rest = parser.parse_known_args([_normal(word) for word in words[:end]])
     given = vars(named)
     base = _base(verb, kind, given)
     flags = flags_of(kind, base)
     for word in rest:
         if word.startswith("-") and len(word) > 1:
             raise ConfigError(_unknown(word, flags, verb))
-    positionals, notes = [*rest, *words[end + 1 :]], []
+    positionals, notes = [*(word.lstrip(" ") for word in rest), *words[end + 1 :]], []
     if verb.old_order is not None:
         positionals, notes = verb.old_order(positionals, given)
     given |= _assigned(verb, flags, positionals)
@@ -119,15 +119,26 @@ def _unknown(word: str, flags: Sequence[Flag], verb: Verb) -> str:
     return f"unknown option {name}: {meant}"
 
 
-def _with_hyphens(word: str) -> str:
-    """`--frame_step=2` as `--frame-step=2`."""
+def _normal(word: str) -> str:
+    """`--frame_step=2` as `--frame-step=2`; a negative number such as -1e-3 or -inf so that it is not taken for an option."""
     name, sign, value = word.partition("=")
-    return name.replace("_", "-") + sign + value if word.startswith("--") else word
+    if word.startswith("--"):
+        return name.replace("_", "-") + sign + value
+    return f" {word}" if word.startswith("-") and _is_number(word) else word
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message.removeprefix("argument "))
+        option, _, problem = message.removeprefix("argument ").partition(": ")
+        raise ConfigError(f"{option} needs a value" if problem.startswith("expected") else message)
 
 
 def _parser(verb: Verb, flags: Sequence[Flag], *, with_positionals: bool) -> _Parser:
