@@ -35,6 +35,14 @@ def test_settings_reach_their_sections(tmp_path: Path) -> None:
     assert show([Path("a"), "b"]).sources == ("a", "b")
 
 
+def test_a_rate_replaces_that_of_the_base() -> None:
+    assert (show("v", fps=5).data.frame_step, show("v", fps=5).data.fps) == (None, 5.0)
+    found = show("v", preset="vjepa2-vitl", frame_step=2)
+    assert (found.data.frame_step, found.data.fps) == (2, None)
+    with pytest.raises(ConfigError, match="not both"):
+        show("v", frame_step=2, fps=5)
+
+
 def test_a_file_is_a_base(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(to_yaml(PretrainConfig(out="there")))
     assert show(config=tmp_path / "c.yaml", steps=7).out == "there"

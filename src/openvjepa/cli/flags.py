@@ -191,6 +191,12 @@ def _shown(kind: Any) -> str:
 
 
 @cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    """Field -> type, without the ranges."""
+    return get_type_hints(kind)
+
+
+@cache
 def _field_texts(kind: type[Any]) -> dict[str, str]:
     """Field of a dataclass -> the text that stands under it."""
     texts: dict[str, str] = {}

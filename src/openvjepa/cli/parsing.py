@@ -16,11 +16,10 @@ from typing import Any, NoReturn
 
 from openvjepa.cli.flags import Flag, build, flags_of
 from openvjepa.cli.verbs import Verb, find
+from openvjepa.config.parts import ALTERNATIVES
 from openvjepa.config.ranges import choose
 from openvjepa.config.yaml import read_yaml
 from openvjepa.errors import ConfigError
-
-_PAIRS = {"frame_step": "fps", "fps": "frame_step"}  # giving one replaces the other of a preset or a file
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def parse(verb: Verb, args: Sequence[str]) -> Request:
         positionals, notes = verb.old_order(positionals, given)
     given |= _assigned(verb, flags, positionals)
     values = {flag.name: _value(flag, given[flag.name]) for flag in flags if flag.name in given}
-    for name, other in _PAIRS.items():
+    for name, other in ALTERNATIVES.items():
         if values.get(name) is not None and other not in values:
             values[other] = None
     missing = [flag for flag in flags if flag.default is dataclasses.MISSING and flag.name not in values]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, overload
 
+from openvjepa.config.parts import ALTERNATIVES
 from openvjepa.config.yaml import from_mapping, read_yaml, to_mapping
 from openvjepa.errors import ConfigError
 
@@ -99,6 +100,9 @@ def override(config: ConfigT, settings: Mapping[str, Any]) -> ConfigT:
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(homes))}"
             raise ConfigError(f"{type(config).__name__} has no setting {name!r}: {hint}")
         homes[name][name] = _plain(value, many=isinstance(homes[name][name], list))
+        other = ALTERNATIVES.get(name)
+        if value is not None and other in homes and other not in settings:
+            homes[other][other] = None
     return from_mapping(type(config), values, where=type(config).__name__)
 
 

@@ -25,6 +25,9 @@ Combine = Literal["mean", "vote"]
 Split = Literal["auto", "train", "val", "test", "all"]
 """Videos that classifiers are evaluated on."""
 
+ALTERNATIVES = {"frame_step": "fps", "fps": "frame_step"}
+"""Settings of which one replaces the other: whoever sets one by name over a preset or a file leaves out the other."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig(Config):

@@ -16,9 +16,9 @@ Side = Annotated[int, Range(1, 16_384)]
 class ShowConfig(LabelConfig, RateConfig, ComputeConfig):
     """Everything `vjepa show` does."""
 
-    videos: tuple[str, ...] = ()
+    videos: tuple[Text, ...] = ()
     """Videos and images: files, folders, lists or CSV files."""
-    model: tuple[str, ...] = ()
+    model: tuple[Text, ...] = ()
     """Encoder: a name that `vjepa models` lists, a checkpoint file, a Hugging Face folder or id, or a run folder. Two: side by
     side on the same frames. untrained:MODEL is its architecture with random weights."""
     out: Text = "runs/show"
