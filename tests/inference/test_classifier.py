@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from openvjepa.commands.predict import predict
 from openvjepa.commands.probe import probe
 from openvjepa.config import PredictConfig, ProbeConfig
 from openvjepa.data.clips import read_clip
 from openvjepa.data.index import read_index
-from openvjepa.errors import ConfigError, DataError
+from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.inference.classifier import VideoClassifier, load_classifier
 
 
@@ -59,3 +60,10 @@ def test_what_cannot_be_predicted(classifier: VideoClassifier, tmp_path: Path) -
         classifier.predict(np.zeros((4, 32, 32), np.uint8))
     with pytest.raises(ConfigError, match="top 0"):
         classifier.predict(tmp_path / "no.mp4", top=0)
+
+
+def test_weights_that_are_not_finite_are_an_error(classifier: VideoClassifier) -> None:
+    with torch.no_grad():
+        classifier.probe.linear.weight[0, 0] = float("nan")
+    with pytest.raises(CheckpointError, match="not finite"):
+        classifier.predict(np.zeros((4, 32, 32, 3), np.uint8))

@@ -37,9 +37,18 @@ class VideoClassifier:
 
     @torch.no_grad()
     def probabilities(self, features: Tensor) -> NDArray[np.float64]:
-        """Tokens of the clips of one video [V, N, D] -> probabilities [C]: the softmax of each clip, averaged."""
+        """Tokens of the clips of one video [V, N, D] -> probabilities [C]: the softmax of each clip, averaged.
+
+        Raises:
+            CheckpointError: they are not finite: the weights are damaged, or the training has diverged.
+        """
         device = next(self.probe.parameters()).device
-        return average_softmax(self.probe(features.to(device)), len(features))[0].double().cpu().numpy()
+        found = average_softmax(self.probe(features.to(device)), len(features))[0].double().cpu().numpy()
+        if not np.isfinite(found).all():
+            raise CheckpointError(
+                "the classifier's probabilities are not finite: its weights are damaged or have diverged"
+            )
+        return found
 
     def to(self, device: str | torch.device) -> VideoClassifier:
         """This classifier, with encoder and probe moved to a device."""
