@@ -13,7 +13,7 @@ from torch import Tensor
 
 from openvjepa.cli import main
 from openvjepa.commands.convert import convert, write_meta, write_own
-from openvjepa.config import ConvertConfig, ModelConfig
+from openvjepa.config import ClipProtocol, ConvertConfig, ModelConfig
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.model.action import ActionPredictor
 from openvjepa.model.encoder import Encoder
@@ -58,7 +58,9 @@ def made(config: ModelConfig, probe: dict[str, Any] | None, *, labels: tuple[str
             if not name.endswith("pos_embed"):
                 value.data.normal_()
             value.requires_grad_(False)
-    return LoadedModel(encoder, predictor, config, "made", "encoder", head, labels if probe else None)
+    return LoadedModel(
+        encoder, predictor, config, "made", "encoder", ClipProtocol.of(config), head, labels if probe else None
+    )
 
 
 def states(model: LoadedModel) -> dict[str, dict[str, Tensor]]:
@@ -73,7 +75,7 @@ def assert_same(ours: LoadedModel, theirs: LoadedModel, *, source_antialias: boo
     assert ours.config.dims == theirs.config.dims
     assert ours.config.grid == theirs.config.grid
     assert ours.labels == theirs.labels
-    assert ours.antialias == theirs.antialias
+    assert ours.clip == theirs.clip
     if ours.probe is not None and theirs.probe is not None:
         assert probe_facts(ours.probe) == probe_facts(theirs.probe)
 
@@ -88,7 +90,9 @@ def run(source: object, out: Path, to: Any, **settings: Any) -> LoadedModel:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("antialias", [True, False])
 def test_meta_and_ours(family: str, antialias: bool, tmp_path: Path) -> None:
-    model = replace(made(*FAMILIES[family]), antialias=antialias)
+    model = made(*FAMILIES[family])
+    rate = {"frame_step": None, "fps": 7.5} if antialias else {"frame_step": 3, "fps": None}
+    model = replace(model, clip=replace(model.clip, antialias=antialias, mean=(0.1, 0.2, 0.3), **rate))
     write_own(tmp_path / "own", model)
     assert_same(load_model(tmp_path / "own"), model)
     meta = run(tmp_path / "own", tmp_path / "meta.pt", "meta")
@@ -130,7 +134,7 @@ def test_all_layouts(tmp_path: Path) -> None:
 def test_files_of_the_reference_code(checkpoint: str, geometry: str, tmp_path: Path) -> None:
     """Through ours and back: the tensors and names of Meta's own file, but for those that its model does not use."""
     run(FIXTURES / checkpoint, tmp_path / "own", "openvjepa", geometry=geometry)
-    assert not run(tmp_path / "own", tmp_path / "back.pt", "meta").antialias
+    assert not run(tmp_path / "own", tmp_path / "back.pt", "meta").clip.antialias
     start = torch.load(FIXTURES / checkpoint, weights_only=True)
     end = torch.load(tmp_path / "back.pt", weights_only=True)
     for section in ("target_encoder", "predictor"):

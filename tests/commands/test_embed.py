@@ -208,7 +208,7 @@ def test_a_probe_keeps_the_preprocessing_of_its_model(saved: Path, videos: Path,
     out = tmp_path / "probe"
     probe(ProbeConfig(model=str(saved), source=str(videos), out=str(out), test_share=0.3, val_share=0.3, **settings))
     assert load_classifier(out).plan.antialias is False
-    assert load_model(out).antialias is False
+    assert load_model(out).clip.antialias is False
 
 
 def test_a_probe_on_images_alone_uses_their_path(image_model: tuple[Encoder, Path], tmp_path: Path) -> None:

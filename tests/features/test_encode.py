@@ -262,7 +262,7 @@ def test_encode_takes_clips_frames_and_floats(encoder: Encoder, index: VideoInde
 
 @pytest.mark.parametrize("shape", [(3, 4, 32, 32), (1, 1, 4, 32, 32), (0, 3, 4, 32, 32), (32, 32, 3)])
 def test_encode_says_what_shapes_it_takes(encoder: Encoder, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"cannot encode a torch\.uint8 tensor of shape"):
+    with pytest.raises(DataError, match=r"cannot encode a torch\.uint8 tensor of shape"):
         encode(encoder, torch.zeros(shape, dtype=torch.uint8))
     with pytest.raises(ConfigError, match="does not divide"):
         encode(encoder, torch.zeros(1, 3, 4, 30, 32))

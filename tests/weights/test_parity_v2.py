@@ -99,7 +99,7 @@ def test_the_file_is_read_as_v_jepa_2(model: LoadedModel) -> None:
     for name in ("patch_size", "tubelet_size", "embed_dim", "depth", "mlp_ratio"):
         assert getattr(config, name) == facts["encoder"][name]
     assert config.num_mask_tokens == facts["predictor"]["num_mask_tokens"]
-    assert not model.antialias
+    assert not model.clip.antialias
 
 
 def test_encoders(model: LoadedModel, online: Encoder, io: dict[str, Tensor]) -> None:

@@ -67,7 +67,8 @@ def write_meta(path: Path, model: LoadedModel) -> tuple[str, ...]:
     """Write a checkpoint as Meta does, and its probe in a file of its own beside it, each atomically.
 
     What Meta's files leave open is added as one entry `openvjepa`, which Meta's loaders pass over: of the checkpoint
-    {"model": fields of ModelConfig, "antialias": bool}, of the probe {"probe": `probe_facts`, "labels": names or None}.
+    {"model": fields of ModelConfig, "clip": fields of ClipProtocol}, of the probe {"probe": `probe_facts`, "labels": names or
+    None}.
 
     Returns:
         What a user of the files should know, a line each.
@@ -88,7 +89,7 @@ def write_meta(path: Path, model: LoadedModel) -> tuple[str, ...]:
         # V-JEPA 2-AC has no wrapper for several masks around its predictor.
         masked = model.config.predictor_kind == "masked"
         container["predictor"] = _prefixed(model.predictor, "module.backbone." if masked else "module.")
-    container["openvjepa"] = {"model": to_mapping(model.config), "antialias": model.antialias}
+    container["openvjepa"] = {"model": to_mapping(model.config), "clip": model.clip.to_mapping()}
     _save(container, files[0])
     if model.probe is not None:
         _save(_probe_container(model.probe, model.labels), files[1])
@@ -102,9 +103,7 @@ def write_own(folder: Path, model: LoadedModel) -> tuple[str, ...]:
     Raises:
         CheckpointError: it cannot be written.
     """
-    save_model(
-        folder, model.encoder, model.predictor, probe=model.probe, labels=model.labels, antialias=model.antialias
-    )
+    save_model(folder, model.encoder, model.predictor, probe=model.probe, labels=model.labels, clip=model.clip)
     if model.probe is not None and model.labels is None:
         return ("the source does not name its classes: they are called by their numbers",)
     return ()

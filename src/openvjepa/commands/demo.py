@@ -22,7 +22,15 @@ from torch import Tensor
 from openvjepa.commands.predict import predict
 from openvjepa.commands.pretrain import pretrain
 from openvjepa.commands.probe import probe
-from openvjepa.config import DemoConfig, PredictConfig, PretrainConfig, ProbeConfig, ShapesConfig, to_mapping
+from openvjepa.config import (
+    ClipProtocol,
+    DemoConfig,
+    PredictConfig,
+    PretrainConfig,
+    ProbeConfig,
+    ShapesConfig,
+    to_mapping,
+)
 from openvjepa.config.presets import demo as demo_preset
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex, read_index
@@ -75,7 +83,8 @@ def demo(config: DemoConfig) -> Results:
     _say("2/5 Pretraining a V-JEPA encoder on them, without labels")
     recipe = _recipe(config, data)
     torch.manual_seed(config.seed)
-    save_model(out / "untrained", PretrainTask(recipe).jepa.encoder)
+    clip = ClipProtocol.of(recipe.model, frame_step=recipe.data.frame_step, fps=recipe.data.fps)
+    save_model(out / "untrained", PretrainTask(recipe).jepa.encoder, clip=clip)
     if pretrain(recipe).interrupted:
         raise OpenVJEPAError("the demo was interrupted: start it again")
     finished("pretrain")

@@ -18,7 +18,7 @@ from openvjepa.errors import ConfigError, DataError
 from openvjepa.features.cache import feature_facts, size_text
 from openvjepa.features.encode import EncodeSettings, encode_batches
 from openvjepa.features.files import check_format, write_table
-from openvjepa.features.sampling import ClipPlan, clip_rate, plan_for
+from openvjepa.features.sampling import ClipPlan, plan_for
 from openvjepa.features.store import Entry, Journal
 from openvjepa.grid import TokenGrid
 from openvjepa.model.encoder import Encoder
@@ -100,7 +100,7 @@ def _check(config: EmbedConfig) -> tuple[Path, Path]:
 
 
 def _plan(config: EmbedConfig, model: LoadedModel, index: VideoIndex) -> ClipPlan:
-    plan = plan_for(model, index.records, *clip_rate(config.model, config.frame_step, config.fps))
+    plan = plan_for(model, index.records, config.frame_step, config.fps)
     image_path = model.config.modality_embed and plan.spec.num_frames > 1
     return replace(plan, segments=config.segments, views=config.views, image_path=image_path)
 

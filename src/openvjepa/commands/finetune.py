@@ -49,7 +49,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     splits = read_splits(config)
     _say_missing(config, splits)
     model = load_model(config.model)
-    frame_step, fps = clip_rate(config.model, config.frame_step, config.fps)
+    frame_step, fps = clip_rate(model, config.frame_step, config.fps)
     precision = config.precision or ("fp32" if config.tune == "head" else "auto")
     config = replace(config, frame_step=frame_step, fps=fps, precision=precision)
     with make_runtime(TrainConfig(device=config.device, precision=precision, threads=config.threads)) as runtime:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from openvjepa.config import PRESETS, PretrainConfig, command, to_mapping, to_yaml
+from openvjepa.config import PRESETS, ClipProtocol, PretrainConfig, command, to_mapping, to_yaml
 from openvjepa.data.loader import PretrainBatches, PretrainLoader
 from openvjepa.model.kernels import describe
 from openvjepa.pretraining.monitor import CollapseMonitor, monitor_index
@@ -76,7 +76,8 @@ def pretrain(config: PretrainConfig) -> FitResult:
             optimizer_state=optimizer_state,
         )
         if runtime.is_main and not result.interrupted:
-            save_model(out, task.jepa.target_encoder, task.jepa.predictor)
+            clip = ClipProtocol.of(config.model, frame_step=config.data.frame_step, fps=config.data.fps)
+            save_model(out, task.jepa.target_encoder, task.jepa.predictor, clip=clip)
             print(f"Done: {out / 'model.safetensors'} after {result.step} steps in {result.seconds:.0f} s", flush=True)
     return result
 

@@ -96,7 +96,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
     _check_run_dir(out, config)
     splits = read_splits(config)
     model = load_model(config.model)
-    frame_step, fps = clip_rate(config.model, config.frame_step, config.fps)
+    frame_step, fps = clip_rate(model, config.frame_step, config.fps)
     config = replace(config, frame_step=frame_step, fps=fps)
     train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
     with make_runtime(train) as runtime:

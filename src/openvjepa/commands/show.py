@@ -17,7 +17,7 @@ from openvjepa.features.sampling import clip_rate
 from openvjepa.reports.show import write_pca, write_similarity
 from openvjepa.seeing.pca import PcaFit, check_fit, fit_clips, load_fit, save_fit
 from openvjepa.seeing.similarity import pack_tokens
-from openvjepa.seeing.tokens import UNTRAINED, ClipChoice, Sight, load_any, see
+from openvjepa.seeing.tokens import ClipChoice, Sight, load_any, see
 from openvjepa.train.distributed import Runtime, make_runtime
 from openvjepa.weights.hub import LoadedModel
 
@@ -116,8 +116,7 @@ def chosen(index: VideoIndex, limit: int) -> list[str]:
 
 def choice_of(config: ShowConfig, model: LoadedModel) -> ClipChoice:
     """Clips of the first model: those that it was pretrained with, unless told otherwise."""
-    source = config.model[0].removeprefix(UNTRAINED)
-    spec = ClipSpec(model.config.num_frames, *clip_rate(source, config.frame_step, config.fps))
+    spec = ClipSpec(model.clip.num_frames, *clip_rate(model, config.frame_step, config.fps))
     return ClipChoice(spec, config.clips, config.start, config.whole, config.short_side)
 
 

@@ -43,6 +43,7 @@ from openvjepa.config.pretrain import (
     PretrainConfig,
     TrainConfig,
 )
+from openvjepa.config.protocol import ClipProtocol
 from openvjepa.config.ranges import Config, Range, check_ranges, ranges_of
 from openvjepa.config.show import ShowConfig
 from openvjepa.config.yaml import from_mapping, read_yaml, to_mapping, to_yaml
@@ -57,6 +58,7 @@ __all__ = [
     "BenchConfig",
     "CheckConfig",
     "ClipConfig",
+    "ClipProtocol",
     "Combine",
     "ComputeConfig",
     "Config",

@@ -10,18 +10,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-EVAL_MARGIN = 256 / 224  # short side over crop, in evaluation
+from openvjepa.config.protocol import EVAL_MARGIN, IMAGENET_MEAN, IMAGENET_STD
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
 
-def normalize(clips: Tensor) -> Tensor:
-    """uint8 [B, 3, T, H, W] -> float32 with ImageNet's mean and standard deviation; runs where the clips are."""
-    mean = 255 * torch.tensor(IMAGENET_MEAN, device=clips.device).view(3, 1, 1, 1)
-    std = 255 * torch.tensor(IMAGENET_STD, device=clips.device).view(3, 1, 1, 1)
-    return (clips.float() - mean) / std
+def normalize(
+    clips: Tensor,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> Tensor:
+    """uint8 [B, 3, T, H, W] -> float32, with the mean and standard deviation of each channel; runs where the clips are."""
+    mean_255 = 255 * torch.tensor(mean, device=clips.device).view(3, 1, 1, 1)
+    std_255 = 255 * torch.tensor(std, device=clips.device).view(3, 1, 1, 1)
+    return (clips.float() - mean_255) / std_255
 
 
 def resize(frames: Tensor, size: tuple[int, int], *, antialias: bool = True) -> Tensor:
@@ -84,10 +86,17 @@ def train_transform(
     return clip.transpose(0, 1).contiguous()
 
 
-def eval_views(frames: NDArray[np.uint8], size: tuple[int, int], views: int, *, antialias: bool = True) -> list[Tensor]:
+def eval_views(
+    frames: NDArray[np.uint8],
+    size: tuple[int, int],
+    views: int,
+    *,
+    antialias: bool = True,
+    margin: float = EVAL_MARGIN,
+) -> list[Tensor]:
     """Deterministic crops: uint8 [T, H, W, 3] -> `views` clips uint8 [3, T, height, width] (spec section 5).
 
-    One view is the centre, of a frame resized to cover the crop with a margin of 256/224; a frame of just the crop's size
+    One view is the centre, of a frame resized to cover the crop with a margin; a frame of just the crop's size
     is left as it is. Several views are spread along the longer side of a frame that covers the crop without a margin.
 
     Args:
@@ -99,7 +108,7 @@ def eval_views(frames: NDArray[np.uint8], size: tuple[int, int], views: int, *, 
     """
     clip = channels_first(frames)
     height, width = size
-    margin = EVAL_MARGIN if views == 1 and tuple(clip.shape[-2:]) != size else 1.0
+    margin = margin if views == 1 and tuple(clip.shape[-2:]) != size else 1.0
     covering = _cover(clip.shape[2], clip.shape[3], int(height * margin), int(width * margin))
     resized = resize(clip, covering, antialias=antialias)
     spare_h, spare_w = resized.shape[2] - height, resized.shape[3] - width

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -17,18 +17,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from openvjepa.config import DataConfig
+from openvjepa.config import ClipProtocol, DataConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.loader import EvalClips, one_thread, worker_count
-from openvjepa.data.transforms import eval_views, normalize
-from openvjepa.errors import ConfigError, DataError
+from openvjepa.errors import DataError
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.model.encoder import Encoder
 from openvjepa.progress import Meter
 from openvjepa.train.distributed import Runtime
-from openvjepa.weights.hub import LoadedModel
+from openvjepa.weights.encoding import Clip, encode_clips
+from openvjepa.weights.loaded import LoadedModel
 
 log = logging.getLogger("openvjepa")
 
@@ -48,18 +48,18 @@ class EncodeSettings:
 
 def encode(
     model: LoadedModel | Encoder,
-    clips: Tensor,
+    clips: Clip | Sequence[Clip],
     *,
     batch_size: int = 32,
     runtime: Runtime | None = None,
     layer: int = -1,
 ) -> Tensor:
-    """Tokens of clips.
+    """Tokens of clips: `LoadedModel.encode`, also for an encoder alone and in another precision.
 
     Args:
-        model: what `load_model` or `create_model` returns; computes on the device where it is.
-        clips: uint8 [B, 3, T, H, W]; or float32 of that shape, normalised already; or frames as `read_clip` gives them,
-            uint8 [T, H, W, 3] or [B, T, H, W, 3], which are resized and cropped to the model's own size.
+        model: what `load_model` or `create_model` returns; computes on the device where it is. An encoder alone is taken to
+            be made for clips like those of the published models.
+        clips: files, frames or clips; see `LoadedModel.encode`.
         batch_size: clips in one pass.
         runtime: autocast to use; None: the model's own precision.
         layer: block whose output is wanted (after the encoder's norm), from 0, or negative from the end.
@@ -68,34 +68,15 @@ def encode(
         float32 [B, N, D] on the CPU, in the order of `TokenGrid`.
 
     Raises:
-        ConfigError: the clips have another shape, or do not divide into whole tubelets and patches; no such layer.
+        DataError: the clips are of another type or shape.
+        VideoError: a file cannot be read.
+        ConfigError: the clips do not divide into whole tubelets and patches; no such layer.
     """
-    encoder, antialias = (model, True) if isinstance(model, Encoder) else (model.encoder, model.antialias)
-    device = next(encoder.parameters()).device
-    chunks = []
-    with torch.no_grad():
-        for part in _as_clips(clips, encoder, antialias).split(batch_size):
-            video = part.to(device)
-            video = normalize(video) if video.dtype == torch.uint8 else video
-            with runtime.autocast() if runtime else contextlib.nullcontext():
-                (tokens,) = encoder(video, out_layers=[layer])
-            chunks.append(tokens.float().cpu())
-    return torch.cat(chunks)
-
-
-def _as_clips(clips: Tensor, encoder: Encoder, antialias: bool) -> Tensor:
-    """Clips [B, 3, T, H, W] from any of the shapes that `encode` takes."""
-    if clips.dtype == torch.uint8 and clips.ndim in (4, 5) and clips.shape[-1] == 3:
-        size = encoder.config.image_hw
-        videos = clips[None] if clips.ndim == 4 else clips
-        return torch.stack([eval_views(frames.numpy(), size, 1, antialias=antialias)[0] for frames in videos])
-    numbers = clips.dtype == torch.uint8 or clips.is_floating_point()
-    if numbers and clips.ndim == 5 and clips.shape[1] == 3 and len(clips):
-        return clips
-    raise ConfigError(
-        f"cannot encode a {clips.dtype} tensor of shape {list(clips.shape)}: give uint8 frames [T, H, W, 3] or "
-        "[B, T, H, W, 3], or uint8 or normalised float clips [B, 3, T, H, W]"
+    encoder, clip = (
+        (model, ClipProtocol.of(model.config)) if isinstance(model, Encoder) else (model.encoder, model.clip)
     )
+    autocast = runtime.autocast if runtime else contextlib.nullcontext
+    return encode_clips(encoder, clip, clips, batch_size=batch_size, layer=layer, autocast=autocast)
 
 
 class PlannedClips(Dataset[tuple[Tensor, str]]):

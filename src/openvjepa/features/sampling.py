@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-
-import yaml
 
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoRecord
-from openvjepa.weights.hub import LoadedModel
-
-FRAME_STEP = 4  # of the published models
+from openvjepa.errors import ConfigError
+from openvjepa.weights.loaded import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -27,7 +23,7 @@ class ClipPlan:
     crop_scale: tuple[float, float] = (0.5, 1.0)
     seed: int = 0
     antialias: bool = True
-    """How frames are made smaller: as the model's `antialias` says."""
+    """How frames are made smaller: as the model's clip says."""
     image_path: bool = False
     """Still images are clips of one frame, for a model with a path of its own for them; else they fill a clip."""
 
@@ -38,28 +34,35 @@ class ClipPlan:
 
 
 def plan_for(
-    model: LoadedModel, records: tuple[VideoRecord, ...], frame_step: int | None, fps: float | None
+    model: LoadedModel, records: tuple[VideoRecord, ...], frame_step: int | None = None, fps: float | None = None
 ) -> ClipPlan:
-    """The plain clip of each of these files, in the model's own size and preprocessing.
+    """The plain clip of each of these files, in the model's own size, rate and preprocessing.
 
     Images alone are clips of one frame for a model with a path for images (V-JEPA 2.1); beside videos they fill a clip.
+
+    Args:
+        model: knows the clip that it was made for.
+        records: files that will be shown.
+        frame_step: every n-th frame of a video; None, and fps None too: the model's own rate.
+        fps: frames per second of a clip.
+
+    Raises:
+        ConfigError: the model wants other preprocessing than that of the published ones.
     """
-    frames = model.config.num_frames
+    clip = model.clip
+    if not clip.is_published:
+        raise ConfigError(
+            f"{model.source}: made for frames with mean {clip.mean}, standard deviation {clip.std} and margin {clip.margin:g}, "
+            "which only load_model(...).encode prepares; commands know those of the published models"
+        )
+    frames = clip.num_frames
     if model.config.modality_embed and all(is_image(record.path) for record in records):
         frames = 1
-    return ClipPlan(ClipSpec(frames, frame_step, fps), model.config.image_hw, antialias=model.antialias)
+    return ClipPlan(ClipSpec(frames, *clip_rate(model, frame_step, fps)), clip.size, antialias=clip.antialias)
 
 
-def clip_rate(model: str, frame_step: int | None, fps: float | None) -> tuple[int | None, float | None]:
-    """(frame_step, fps), one of them None: as asked for, else those that the run was pretrained with, else the published."""
+def clip_rate(model: LoadedModel, frame_step: int | None, fps: float | None) -> tuple[int | None, float | None]:
+    """(frame_step, fps), one of them None: as asked for, else those of the clip that the model was made for."""
     if frame_step is not None or fps is not None:
         return frame_step, fps
-    path = Path(model)
-    run = path.parents[1] if path.parent.name == "checkpoints" else path
-    try:
-        settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        rate = settings.get("data", settings)  # a pretraining has a section for it, a probe has not
-        frame_step, fps = rate.get("frame_step"), rate.get("fps")
-    except (OSError, yaml.YAMLError, AttributeError):  # not a run of ours
-        frame_step, fps = None, None
-    return (None, fps) if fps else (frame_step or FRAME_STEP, None)
+    return model.clip.frame_step, model.clip.fps

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openvjepa.config import from_mapping, to_mapping
+from openvjepa.config import ClipProtocol, from_mapping, to_mapping
 from openvjepa.data.index import VideoIndex, VideoRecord
 from openvjepa.data.transforms import eval_views
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.features.encode import PlannedClips, encode
-from openvjepa.features.sampling import ClipPlan, clip_rate, plan_for
+from openvjepa.features.sampling import ClipPlan, plan_for
 from openvjepa.inference.predictions import Answer, Prediction, best_of
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import average_softmax
@@ -112,13 +112,16 @@ def save_classifier(folder: Path, classifier: VideoClassifier) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
+    spec = classifier.plan.spec
     save_model(
         folder,
         classifier.encoder,
         probe=classifier.probe,
         labels=classifier.classes,
         plan=to_mapping(replace(classifier.plan, random=0)),
-        antialias=classifier.plan.antialias,
+        clip=ClipProtocol.of(
+            classifier.encoder.config, frame_step=spec.frame_step, fps=spec.fps, antialias=classifier.plan.antialias
+        ),
     )
 
 
@@ -141,7 +144,7 @@ def load_classifier(source: str | Path, records: tuple[VideoRecord, ...] = ()) -
         raise CheckpointError(f"{source}: an encoder without a classifier: run `vjepa probe {source} VIDEOS` first")
     labels = model.labels or tuple(str(number) for number in range(model.probe.linear.out_features))
     stored = _stored_plan(folder / WEIGHTS) if (folder / SETTINGS).exists() else None
-    plan = stored or plan_for(model, records or (VideoRecord("video"),), *clip_rate(str(source), None, None))
+    plan = stored or plan_for(model, records or (VideoRecord("video"),))
     return VideoClassifier(model.encoder, model.probe, labels, plan)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from openvjepa.config import ModelConfig, to_mapping
+from openvjepa.config import ClipProtocol, ModelConfig, to_mapping
 from openvjepa.errors import CheckpointError, shorten
 from openvjepa.model.action import ActionPredictor
 from openvjepa.model.encoder import Encoder
@@ -42,45 +42,12 @@ from openvjepa.weights.formats.meta import (
     model_counts,
     strip_prefixes,
 )
+from openvjepa.weights.loaded import LoadedModel
 from openvjepa.weights.probes import Probe, fill_probe, load_probe, probe_facts
+from openvjepa.weights.protocols import clip_of_run, clip_of_settings, stored_clip
 
 WEIGHTS, SETTINGS, HF_SETTINGS = "model.safetensors", "model.yaml", "config.json"
 _HF_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model in eval mode, on the CPU, in float32."""
-
-    encoder: Encoder
-    """Clip float [B, 3, T, H, W] (normalised) -> tokens [B, N, D]."""
-    predictor: Predictor | ActionPredictor | None
-    """Present where the file has one."""
-    config: ModelConfig
-    """What encoder and predictor were built from."""
-    source: str
-    """What was asked for."""
-    section: str
-    """Part of the file that the encoder comes from."""
-    probe: Probe | None = None
-    """Tokens [B, N, D] -> logits [B, classes], where the source has one."""
-    labels: tuple[str, ...] | None = None
-    """Names of the probe's classes, where they are known."""
-    antialias: bool = True
-    """How frames are made smaller on the way in: Meta's models saw plain bilinear resizing, Hugging Face's antialiased."""
-    notes: tuple[str, ...] = ()
-    """What was done to tensors that do not fit as they are: one line for each named rule that was applied."""
-
-    def __str__(self) -> str:
-        """One line for people: what was loaded, and from which part of what."""
-        size = sum(parameter.numel() for parameter in self.encoder.parameters()) / 1e6
-        height, width = self.config.image_hw
-        parts = [f"encoder {size:.1f} M ({self.section})"]
-        parts += [] if self.predictor is None else ["predictor"]
-        parts += [] if self.probe is None else [f"probe of {self.probe.linear.out_features} classes"]
-        return "; ".join(
-            [f"{self.source}: {', '.join(parts)}, {self.config.num_frames} x {height} x {width}", *self.notes]
-        )
 
 
 def load_model(
@@ -166,7 +133,7 @@ def save_model(
     probe: Probe | None = None,
     labels: Sequence[str] | None = None,
     plan: Mapping[str, Any] | None = None,
-    antialias: bool = True,
+    clip: ClipProtocol | None = None,
 ) -> Path:
     """Write a model as model.safetensors and model.yaml; atomic, each file complete or absent.
 
@@ -174,8 +141,8 @@ def save_model(
         folder: where to.
         encoder, predictor, probe: its parts.
         labels: names of the probe's classes; None: their numbers.
-        plan: the clips that the probe was trained on, as plain values.
-        antialias: how frames are resized for it.
+        plan: the clips that the probe was evaluated on, as plain values.
+        clip: the clip that the model was made for; None: unknown, and taken as that of the published models.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -184,12 +151,14 @@ def save_model(
     modules = {part: module.state_dict() for part, module in parts.items() if module is not None}
     state = {f"{part}.{key}": value for part, tensors in modules.items() for key, value in tensors.items()}
     metadata = {}
+    settings: dict[str, Any] = {"model": to_mapping(encoder.config)}
+    if clip is not None:
+        settings["clip"] = clip.to_mapping()
     if probe is not None:
-        names = list(labels) if labels else [str(number) for number in range(probe.linear.out_features)]
-        metadata["classifier"] = {"classes": names, "probe": probe_facts(probe)}
-        metadata["classifier"] |= {"plan": plan} if plan else {}
-    settings = yaml.safe_dump({"model": to_mapping(encoder.config), "antialias": antialias}, sort_keys=False)
-    write_file(Path(folder) / SETTINGS, settings.encode())
+        metadata["classifier"] = {"probe": probe_facts(probe)} | ({"plan": plan} if plan else {})
+        settings["classes"] = list(labels) if labels else [str(i) for i in range(probe.linear.out_features)]
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    write_file(Path(folder) / SETTINGS, text.encode())
     return write_tensors(Path(folder) / WEIGHTS, state, metadata)
 
 
@@ -206,26 +175,32 @@ def _load_folder(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
     )
 
 
-def _read_own_settings(path: Path, arch: Mapping[str, Any]) -> tuple[ModelConfig, bool]:
+def _read_own_settings(path: Path, arch: Mapping[str, Any]) -> tuple[ModelConfig, Mapping[str, Any]]:
+    """Configuration and all settings of a folder of ours."""
     text = read_settings(path / SETTINGS)
     try:
         settings = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        values, antialias = {**settings["model"], **arch}, bool(settings.get("antialias", True))
+        values = {**settings["model"], **arch}
     except (ValueError, yaml.YAMLError, KeyError, TypeError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path / SETTINGS}: cannot be read ({reason})") from None
-    return make_config(values, str(path / SETTINGS)), antialias
+    return make_config(values, str(path / SETTINGS)), settings
 
 
 def _load_own(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
-    config, antialias = _read_own_settings(path, arch)
+    config, settings = _read_own_settings(path, arch)
+    if settings.get("clip") is not None:
+        clip = stored_clip(settings["clip"], config, str(path / SETTINGS))
+    else:
+        clip = clip_of_run(path, config, antialias=bool(settings.get("antialias", True)))
     tensors, metadata = read_tensors(path / WEIGHTS)
     encoder, predictor, classifier = (_part(tensors, f"{name}.") for name in ("encoder", "predictor", "classifier"))
-    model = replace(_build(config, encoder, predictor, str(path), "encoder"), antialias=antialias)
+    model = _build(config, encoder, predictor, str(path), "encoder", clip)
     if not classifier:
         return model
     try:
-        labels, facts = metadata["classifier"]["classes"], metadata["classifier"]["probe"]
+        facts = metadata["classifier"]["probe"]
+        labels = settings.get("classes") or metadata["classifier"]["classes"]  # there before version 0.2
         if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
             raise TypeError("its classes are not a list of names")
     except (KeyError, TypeError) as error:
@@ -237,7 +212,8 @@ def _load_own(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
 def _load_hf(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
     found = read_hf(path)
     config = make_config({**to_mapping(found.config), **arch}, str(path)) if arch else found.config
-    model = _build(config, found.encoder, found.predictor or {}, str(path), "encoder")
+    clip = stored_clip(found.preprocessing, config, str(path))
+    model = _build(config, found.encoder, found.predictor or {}, str(path), "encoder", clip)
     if found.probe is None or found.probe_facts is None:
         return model
     classes = len(found.probe["linear.weight"])
@@ -260,8 +236,11 @@ def _load_container(container: Mapping[str, Any], path: Path, arch: Mapping[str,
         config = make_config({**facts["model"], **arch}, str(path))
     else:
         config = infer_config(encoder, predictor, arch, str(path))
-    antialias = bool(facts.get("antialias", False))
-    return replace(_build(config, encoder, predictor or {}, str(path), section), antialias=antialias)
+    if facts.get("clip") is not None:
+        clip = stored_clip(facts["clip"], config, str(path))
+    else:
+        clip = ClipProtocol.of(config, antialias=bool(facts.get("antialias", False)))
+    return _build(config, encoder, predictor or {}, str(path), section, clip)
 
 
 def _load_checkpoint(container: Mapping[str, Any], arch: Mapping[str, Any], source: str) -> LoadedModel:
@@ -272,7 +251,8 @@ def _load_checkpoint(container: Mapping[str, Any], arch: Mapping[str, Any], sour
     if not encoder or not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
         raise CheckpointError(f"{source}: not a checkpoint of a pretraining run")
     config = make_config({**settings["model"], **arch}, source)
-    return _build(config, encoder, predictor, source, section)
+    clip = clip_of_settings(settings, config, source, antialias=True)
+    return _build(config, encoder, predictor, source, section, clip)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -285,6 +265,7 @@ def _build(
     predictor_state: Mapping[str, Tensor],
     source: str,
     section: str,
+    clip: ClipProtocol,
 ) -> LoadedModel:
     """A model of this configuration with these tensors; no predictor where there are none for it."""
     of_encoder, of_predictor = model_counts(config)
@@ -299,7 +280,7 @@ def _build(
     if predictor is not None:
         width = config.predictor_embed_dim
         notes += _fill(predictor, predictor_state, config, "predictor_pos_embed", width, f"{source} (predictor)")
-    return LoadedModel(encoder, predictor, config, source, section, notes=tuple(notes))
+    return LoadedModel(encoder, predictor, config, source, section, clip, notes=tuple(notes))
 
 
 def _fill(

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from openvjepa.config import ModelConfig
+from openvjepa.config import ClipProtocol, ModelConfig
 from openvjepa.errors import CheckpointError
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier
@@ -63,7 +63,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def of(config: ModelConfig, probe: AttentiveClassifier | LinearClassifier | None = None) -> LoadedModel:
-    return LoadedModel(Encoder(config), Predictor(config), config, "made", "encoder", probe=probe)
+    return LoadedModel(
+        Encoder(config), Predictor(config), config, "made", "encoder", ClipProtocol.of(config), probe=probe
+    )
 
 
 def test_outputs_of_transformers(classifier: LoadedModel, io: dict[str, Tensor]) -> None:
@@ -84,7 +86,7 @@ def test_outputs_of_transformers(classifier: LoadedModel, io: dict[str, Tensor])
     torch.testing.assert_close(classifier.probe.pooler(tokens), io["pooler_output"], **CLOSE)
     torch.testing.assert_close(classifier.probe(tokens), io["logits"], **CLOSE)
     assert classifier.labels == LABELS
-    assert classifier.antialias
+    assert classifier.clip.antialias
 
 
 def test_layer_norm_epsilons(classifier: LoadedModel) -> None:

@@ -10,13 +10,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from openvjepa.config import ENCODER_SIZES, ModelConfig
-from openvjepa.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from openvjepa.config import ENCODER_SIZES, ClipProtocol, ModelConfig
+from openvjepa.config.protocol import EVAL_MARGIN, FRAME_STEP
 from openvjepa.errors import CheckpointError, shorten
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.layers import ENCODER_EPS, CrossAttentionBlock, hidden_width
@@ -25,9 +25,7 @@ from openvjepa.model.predictor import Predictor
 from openvjepa.weights.files import read_settings, read_tensors, write_file, write_tensors
 from openvjepa.weights.formats.hf_names import UNUSED, Shapes, check_tensors, to_ours, to_theirs
 from openvjepa.weights.formats.meta import check_counts, make_config
-
-if TYPE_CHECKING:
-    from openvjepa.weights.hub import LoadedModel
+from openvjepa.weights.loaded import LoadedModel
 
 WEIGHTS, INDEX, SETTINGS = "model.safetensors", "model.safetensors.index.json", "config.json"
 PREPROCESSOR = "video_preprocessor_config.json"
@@ -86,6 +84,8 @@ class HFModel:
     """None: a model without a classifier."""
     probe_facts: dict[str, Any] | None
     """Arguments of AttentiveClassifier: num_heads, depth, style, eps."""
+    preprocessing: dict[str, Any]
+    """Fields of ClipProtocol that its video_preprocessor_config.json holds."""
     labels: tuple[str, ...] | None
     """None: no names but those that transformers makes up."""
 
@@ -109,7 +109,9 @@ def read_hf(folder: str | Path) -> HFModel:
     check_tensors(shapes, tensors, str(folder))
     found = {part: to_ours(part, names, tensors) for part, names in shapes.items()}
     labels = _labels(settings, len(found["probe"]["linear.weight"]), where) if facts else None
-    return HFModel(config, found["encoder"], found.get("predictor"), found.get("probe"), facts, labels)
+    return HFModel(
+        config, found["encoder"], found.get("predictor"), found.get("probe"), facts, _read_preprocessor(folder), labels
+    )
 
 
 def write_hf(folder: str | Path, model: LoadedModel) -> tuple[str, ...]:
@@ -129,7 +131,7 @@ def write_hf(folder: str | Path, model: LoadedModel) -> tuple[str, ...]:
         prefix = _PREFIX if probe and part != "probe" else ""
         for name, value in to_theirs(part, module.state_dict() if module else {}).items():
             tensors[f"{prefix}{name}"] = value
-    write_file(folder / PREPROCESSOR, _json(_preprocessor(model.config)))
+    write_file(folder / PREPROCESSOR, _json(_preprocessor(model.clip)))
     write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
     write_file(folder / SETTINGS, _json(hf_config(model)))
     return notes
@@ -242,7 +244,9 @@ def _notes(model: LoadedModel) -> tuple[str, ...]:
     mask_tokens = model.predictor.mask_tokens if isinstance(model.predictor, Predictor) else []
     if len(mask_tokens) > 1 and not mask_tokens[1].count_nonzero():
         notes.append("transformers predicts with mask token 1, which was never trained: its predictions mean nothing")
-    if not model.antialias:
+    if (model.clip.frame_step, model.clip.fps) != (FRAME_STEP, None):
+        notes.append(f"made for clips of {model.clip}: files for transformers do not hold the frame rate")
+    if not model.clip.antialias:
         notes.append("trained on frames resized without antialiasing, and transformers' processor antialiases")
     return tuple(notes)
 
@@ -361,9 +365,9 @@ def _shards(folder: Path) -> list[Path]:
     return [folder / file for file in files]
 
 
-def _preprocessor(config: ModelConfig) -> dict[str, Any]:
-    """How frames are prepared: short side to crop * 256 / 224, centre crop, ImageNet's mean and standard deviation."""
-    crop = config.image_hw[0]
+def _preprocessor(clip: ClipProtocol) -> dict[str, Any]:
+    """How frames are prepared: resized to cover the crop with a margin, cropped in the centre, normalized."""
+    crop = clip.size[0]
     return {
         "crop_size": {"height": crop, "width": crop},
         "do_center_crop": True,
@@ -371,13 +375,31 @@ def _preprocessor(config: ModelConfig) -> dict[str, Any]:
         "do_normalize": True,
         "do_rescale": True,
         "do_resize": True,
-        "image_mean": list(IMAGENET_MEAN),
-        "image_std": list(IMAGENET_STD),
+        "image_mean": list(clip.mean),
+        "image_std": list(clip.std),
         "resample": 2,  # bilinear
         "rescale_factor": 1 / 255,
-        "size": {"shortest_edge": crop * 256 // 224},
+        "size": {"shortest_edge": int(crop * clip.margin)},
         "video_processor_type": "VJEPA2VideoProcessor",
     }
+
+
+def _read_preprocessor(folder: Path) -> dict[str, Any]:
+    """Fields of ClipProtocol that differ from the published ones; none where the folder does not say."""
+    path = folder / PREPROCESSOR
+    if not path.exists():
+        return {}
+    values = _read_json(path)
+    found = {
+        ours: values[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in values
+    }
+    try:
+        edge, crop = values["size"]["shortest_edge"], values["crop_size"]["height"]
+        if edge != int(crop * EVAL_MARGIN):
+            found["margin"] = (edge + 0.5) / crop  # half a pixel more: rounding down gives the edge again
+    except (KeyError, TypeError, ZeroDivisionError):
+        pass  # frames of another kind of processor are taken as the published ones are
+    return found
 
 
 def _json(values: Mapping[str, Any]) -> bytes:

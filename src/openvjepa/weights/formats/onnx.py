@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openvjepa.data.transforms import EVAL_MARGIN, IMAGENET_MEAN, IMAGENET_STD
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.version import __version__
 from openvjepa.weights.files import write_file
-from openvjepa.weights.hub import LoadedModel
+from openvjepa.weights.loaded import LoadedModel
 
 ONNX, DATA, FACTS = "model.onnx", "model.onnx.data", "model.json"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -93,13 +92,15 @@ def onnx_facts(model: LoadedModel) -> dict[str, Any]:
             "dtype": "float32",
             "shape": ["batch", 3, config.num_frames, height, width],
             "channels": "RGB",
-            "mean": IMAGENET_MEAN,
-            "std": IMAGENET_STD,
+            "mean": model.clip.mean,
+            "std": model.clip.std,
+            "frame_step": model.clip.frame_step,
+            "fps": model.clip.fps,
             "normalise": "(pixel / 255 - mean) / std",
             "resize": {
-                "cover": [int(height * EVAL_MARGIN), int(width * EVAL_MARGIN)],
+                "cover": [int(height * model.clip.margin), int(width * model.clip.margin)],
                 "interpolation": "bilinear",
-                "antialias": model.antialias,
+                "antialias": model.clip.antialias,
                 "crop": "centre",
             },
         },
