@@ -196,6 +196,16 @@ VERBS = (
         positional=("runs",),
     ),
     Verb(
+        "compare",
+        "Compare runs: a table and a page of their metrics, with mean and spread over seeds.",
+        ("vjepa compare runs/*", "vjepa compare runs/a runs/b --out comparison.html"),
+        "config.commands:CompareConfig",
+        "commands.compare:compare",
+        positional=("runs",),
+        needed=("runs",),
+        render="cli.render.compare:compare",
+    ),
+    Verb(
         "embed",
         "Write the features of videos and images into one file, with an index; an ended run goes on when it is repeated.",
         (

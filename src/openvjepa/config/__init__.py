@@ -3,6 +3,7 @@
 from openvjepa.config.call import command, override
 from openvjepa.config.commands import (
     BenchConfig,
+    CompareConfig,
     ConvertConfig,
     DemoConfig,
     EmbedConfig,
@@ -60,6 +61,7 @@ __all__ = [
     "ClipConfig",
     "ClipProtocol",
     "Combine",
+    "CompareConfig",
     "ComputeConfig",
     "Config",
     "ConvertConfig",

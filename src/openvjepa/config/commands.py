@@ -180,6 +180,18 @@ class EmbedConfig(LabelSource, ClipConfig, ComputeConfig, LoaderConfig):
 
 
 @dataclass(frozen=True)
+class CompareConfig(Config):
+    """What `vjepa compare` can be told."""
+
+    runs: tuple[Text, ...] = ()
+    """Run folders of pretrain, probe, finetune and evaluate."""
+    out: Text = "runs/comparison.html"
+    """HTML page to write."""
+    json: bool = False
+    """Print JSON, for programs."""
+
+
+@dataclass(frozen=True)
 class ModelsConfig(Config):
     """Everything `vjepa models` does."""
 
