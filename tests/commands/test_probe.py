@@ -28,7 +28,7 @@ from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import AttentiveClassifier, attentive_logits, average_softmax
 from openvjepa.probing import linear as subject
-from openvjepa.probing.attentive import Recipe, make_heads, train_attentive
+from openvjepa.probing.attentive import Recipe, _EarlyStopping, make_heads, train_attentive
 from openvjepa.probing.features import Scaler, mean_tokens
 from openvjepa.probing.knn import train_knn
 from openvjepa.probing.linear import train_linear
@@ -118,6 +118,21 @@ def test_training_is_the_plain_loop_of_a_plain_probe() -> None:
     np.testing.assert_allclose(found.losses[:, 0], losses, atol=1e-5)
 
 
+def test_the_epoch_with_the_least_validation_loss_counts() -> None:
+    heads = make_heads(12, 3, 4, RECIPE)[:2]
+    stop = _EarlyStopping(heads, patience=2)
+    for epoch, losses in enumerate([(1.0, 2.0), (0.5, 1.5), (0.7, 1.0), (0.6, 1.1), (0.8, 1.2)], start=1):
+        assert not stop.done
+        with torch.no_grad():
+            for head in heads:
+                head.linear.bias.fill_(epoch)
+        stop.look([(50.0 + epoch, -loss) for loss in losses])
+    assert stop.done, "the last improvement was in epoch 3"
+    assert stop.restore() == 1, "the higher accuracy"
+    assert (stop.epochs, stop.scores) == ([2, 3], [(52.0, -0.5), (53.0, -1.0)])
+    assert [float(head.linear.bias[0]) for head in heads] == [2, 3]
+
+
 def test_averaged_softmax_is_numpys() -> None:
     logits = np.random.default_rng(0).normal(size=(2, 6, 4))
     by_hand = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -146,9 +161,10 @@ def test_the_attentive_probe_finds_the_token_that_tells() -> None:
         on_epoch=lambda epoch, values: figures.append(values | {"epoch": epoch}),
     )
     assert found["attentive"].test_top1 > 95
-    assert found["attentive"].chosen == {"lr": 5e-3, "weight_decay": 0.01}
+    chosen = found["attentive"].chosen
+    assert (chosen["lr"], chosen["weight_decay"]) == (5e-3, 0.01)
     assert [line["epoch"] for line in figures] == list(range(1, 16))
-    assert figures[-1]["val_top1"] == found["attentive"].val_top1 == figures[-1]["val_top1_lr0.005_wd0.01"]
+    assert figures[int(chosen["epoch"]) - 1]["val_top1_lr0.005_wd0.01"] == found["attentive"].val_top1
     assert figures[-1]["val_top1_lr1e-05_wd0.01"] < 60
     module = found["attentive"].module
     assert module is not None
@@ -239,7 +255,7 @@ def test_arrays_that_do_not_belong_together_are_errors() -> None:
 
     with pytest.raises(ConfigError, match="12 channels do not divide into 5 attention heads"):
         train(good, val, num_heads=5)
-    with pytest.raises(ConfigError, match="choose from attentive, linear, knn"):
+    with pytest.raises(ConfigError, match="choose from grid, linear, attentive, knn"):
         train(good, val, num_heads=3, kinds=("svm",))
     with pytest.raises(DataError, match="train: 7 labels for features"):
         train((good[0], good[1][:7]), val, num_heads=3)
@@ -276,7 +292,8 @@ def test_a_run_writes_what_it_found(config: ProbeConfig, encoder: Encoder, capsy
     assert found["classes"] == ["circle", "cross", "ring", "square", "star", "triangle"]
     assert found["videos"] == result.videos == {"train": 48, "val": 16, "test": 24}
     assert found["chance"] == pytest.approx(100 / 6)
-    assert list(found["probes"]) == ["attentive", "linear", "knn"]
+    assert list(found["probes"]) == ["grid", "linear", "attentive", "knn"]
+    assert found["saved"] == result.kind != "knn"
     for kind, figures in found["probes"].items():
         assert figures["test_top1"] == result.outcomes[kind].test_top1
         assert figures["test_top5"] is None

@@ -24,14 +24,15 @@ from openvjepa.errors import ConfigError
 from openvjepa.features.cache import FeatureSet, encode_index
 from openvjepa.features.encode import EncodeSettings, encode
 from openvjepa.features.sampling import ClipPlan, clip_rate, plan_for
+from openvjepa.grid import TokenGrid
 from openvjepa.inference.classifier import VideoClassifier, save_classifier
 from openvjepa.metrics import Labels
 from openvjepa.model.encoder import Encoder
-from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier, probe_eps
+from openvjepa.model.pooler import probe_eps
 from openvjepa.probing.attentive import Recipe
 from openvjepa.probing.features import Features, OnEpoch
 from openvjepa.probing.low_shot import Share, label_efficiency
-from openvjepa.probing.probes import KINDS, Outcome, probe_features
+from openvjepa.probing.probes import Outcome, best_kind, probe_features
 from openvjepa.reports import low_shot as low_shot_report
 from openvjepa.reports import pages as report
 from openvjepa.reports.confusion import draw_confusion
@@ -66,6 +67,8 @@ class ProbeResult:
     classes: tuple[str, ...]
     outcomes: dict[str, Outcome]
     """By kind of probe."""
+    kind: str
+    """The probe that is best on validation, which is the one that is saved."""
     chance: float
     """Chance level, 100 / C."""
     majority: float
@@ -85,7 +88,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
     """Encode labelled videos once, train classifiers on the frozen features, choose on val, report on test.
 
     Writes into the run folder: features (the cache), config.yaml, metrics.jsonl, tensorboard, results.json,
-    confusion.png, report.html, and the model with its attentive (else linear) probe, which `vjepa predict` reads.
+    confusion.png, report.html, splits.csv, and the model with the probe that is best on validation, which `vjepa predict` reads.
 
     Raises:
         ConfigError: the run folder is in use, or a setting is impossible.
@@ -116,7 +119,7 @@ def probe(config: ProbeConfig) -> ProbeResult:
         started = time.monotonic()
         _open_run_dir(out, config)
         write_file(out / SPLITS_FILE, splits_csv(splits))
-        outcomes, shares = _train(config, splits, sets, encoder, runtime.device)
+        outcomes, shares = _train(config, splits, sets, encoder, plans["test"], runtime.device)
         seconds["train"] = time.monotonic() - started
         result = _result(out, splits, sets, outcomes, shares, seconds)
         _write(config, result, encoder, plans["test"])
@@ -164,6 +167,7 @@ def _train(
     splits: dict[str, VideoIndex],
     sets: dict[str, FeatureSet],
     encoder: Encoder,
+    plan: ClipPlan,
     device: torch.device,
 ) -> tuple[dict[str, Outcome], tuple[Share, ...]]:
     """Train all kinds of probes, the attentive one with its accuracy per epoch in metrics.jsonl and TensorBoard.
@@ -194,6 +198,7 @@ def _train(
             y["test"],
             classes=splits["train"].classes or (),
             num_heads=encoder.num_heads,
+            grid=_grid(encoder, plan),
             kinds=config.kinds,
             recipe=recipe,
             device=device,
@@ -211,6 +216,12 @@ def _train(
     return outcomes, label_efficiency(train, x, y["train"], outcomes, **few)
 
 
+def _grid(encoder: Encoder, plan: ClipPlan) -> TokenGrid:
+    """Tokens of the planned clips."""
+    config, frames = encoder.config, plan.spec.num_frames
+    return TokenGrid.of_clip(frames, *plan.size, patch_size=config.patch_size, tubelet_size=config.tubelet_size)
+
+
 def _result(
     out: Path,
     splits: dict[str, VideoIndex],
@@ -225,6 +236,7 @@ def _result(
         out=out,
         classes=classes,
         outcomes=outcomes,
+        kind=best_kind(outcomes, np.array(splits["val"].labels, dtype=np.int64)),
         chance=100 / len(classes),
         majority=100 * splits["test"].labels.count(commonest) / len(splits["test"]),
         videos={name: len(index) for name, index in splits.items()},
@@ -236,9 +248,8 @@ def _result(
 
 def _write(config: ProbeConfig, result: ProbeResult, encoder: Encoder, plan: ClipPlan) -> None:
     """Model, picture, and results.json, which is the last: a folder without it is unfinished."""
-    kind = next(kind for kind in KINDS if kind in result.outcomes)  # attentive, else linear; kNN cannot be saved
-    outcome = result.outcomes[kind]
-    if isinstance(outcome.module, (AttentiveClassifier, LinearClassifier)):
+    kind, outcome = result.kind, result.outcomes[result.kind]
+    if outcome.module is not None:
         save_classifier(result.out, VideoClassifier(encoder, outcome.module, result.classes, plan))
     title = f"{kind}: {outcome.test_top1:.1f} % of {result.videos['test']} test videos"
     draw_confusion(result.out / "confusion.png", title, np.array(outcome.confusion), result.classes)
@@ -250,6 +261,7 @@ def _write(config: ProbeConfig, result: ProbeResult, encoder: Encoder, plan: Cli
         "videos": result.videos,
         "chance": result.chance,
         "majority": result.majority,
+        "saved": result.kind if outcome.module is not None else None,
         "probes": {name: outcome.to_dict() for name, outcome in result.outcomes.items()},
         "clips": to_mapping(plan),
         "seed": config.seed,
@@ -265,7 +277,7 @@ def _write(config: ProbeConfig, result: ProbeResult, encoder: Encoder, plan: Cli
 
 def _write_report(config: ProbeConfig, result: ProbeResult, results: dict[str, Any]) -> None:
     """report.html: accuracies, how few labels are enough, confusion, and what ran."""
-    label, best = config.label or "test videos", max(o.test_top1 for o in result.outcomes.values())
+    label, best = config.label or "test videos", result.outcomes[result.kind]
     accuracies = {kind: outcome.test_top1 for kind, outcome in result.outcomes.items()}
     always = dict.fromkeys(accuracies, result.majority)
     matrices = {kind: (outcome.confusion, result.classes) for kind, outcome in result.outcomes.items()}
@@ -276,7 +288,10 @@ def _write_report(config: ProbeConfig, result: ProbeResult, results: dict[str, A
         report.confusion_matrices(matrices),
         report.run_facts({name: results[name] for name in names}),
     ]
-    lead = f"Frozen features of {config.model}: best test accuracy {best:.1f} % of {result.videos['test']} videos."
+    lead = (
+        f"Frozen features of {config.model}, {result.kind} probe (chosen on validation): {best.test_top1:.1f} % of "
+        f"{result.videos['test']} test videos."
+    )
     report.write_report(result.out / "report.html", "Probe", sections, lead=lead)
 
 

@@ -63,8 +63,13 @@ class ProbeConfig(SplitConfig, ClipConfig, ComputeConfig, LoaderConfig):
     """Encoder: the run folder of a pretraining or a checkpoint file."""
     out: Text = "runs/probe"
     """Run folder."""
-    kinds: Annotated[tuple[Literal["attentive", "linear", "knn"], ...], AtLeastOne()] = ("attentive", "linear", "knn")
-    """Classifiers to train."""
+    kinds: Annotated[tuple[Literal["grid", "linear", "attentive", "knn"], ...], AtLeastOne()] = (
+        "grid",
+        "linear",
+        "attentive",
+        "knn",
+    )
+    """Classifiers to train; the one that is best on validation is saved (kNN cannot be)."""
     train_views: Few = 4
     """Clips of each training video: the plain centre view, and random clips with random crops (never flipped, as labels
     may tell left from right)."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openvjepa.config import ModelConfig
+from openvjepa.errors import ConfigError
 from openvjepa.model.layers import (
     ENCODER_EPS,
     Block,
@@ -125,6 +126,59 @@ class LinearClassifier(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, N, D] -> logits [B, classes]."""
         return self.linear(tokens.mean(1))
+
+
+class GridClassifier(nn.Module):
+    """A linear layer on tokens that are averaged within the cells of a coarse grid: where and when something is, counts.
+
+    Args:
+        embed_dim: D.
+        num_classes: C.
+        tokens: (t, h, w) of the token grid.
+        cells: (t, h, w) of the coarse grid; each at most that of the tokens.
+    """
+
+    pooling: Tensor
+
+    def __init__(self, embed_dim: int, num_classes: int, *, tokens: Sequence[int], cells: Sequence[int]) -> None:
+        super().__init__()
+        self.tokens, self.cells = tuple(tokens), tuple(cells)
+        self.register_buffer("pooling", cell_means(self.tokens, self.cells), persistent=False)
+        self.linear = nn.Linear(embed_dim * math.prod(cells), num_classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, N, D] -> logits [B, classes].
+
+        Raises:
+            ConfigError: the tokens are not those of the grid that the classifier was trained on.
+        """
+        if tokens.shape[1] != self.pooling.shape[1]:
+            t, h, w = self.tokens
+            raise ConfigError(
+                f"a grid classifier of {t} x {h} x {w} tokens cannot read {tokens.shape[1]}: show it clips of the length and "
+                "size that it was trained on"
+            )
+        return self.linear((self.pooling.to(tokens.dtype) @ tokens).flatten(1))
+
+
+def cell_means(tokens: Sequence[int], cells: Sequence[int]) -> Tensor:
+    """Matrix that averages the tokens of a grid (t, h, w) within the cells of a coarser one: float32 [cells, N].
+
+    Cells that do not divide the grid overlap by a token, as in adaptive average pooling.
+
+    Raises:
+        ConfigError: there are more cells than tokens along an axis.
+    """
+    if len(tokens) != 3 or len(cells) != 3 or any(not 1 <= c <= n for n, c in zip(tokens, cells, strict=True)):
+        raise ConfigError(f"a token grid of {tuple(tokens)} cannot be pooled to {tuple(cells)} cells")
+    matrix = torch.ones(1, 1)
+    for count, parts in zip(tokens, cells, strict=True):
+        axis = torch.zeros(parts, count)
+        for cell in range(parts):
+            first, end = cell * count // parts, -((-(cell + 1) * count) // parts)
+            axis[cell, first:end] = 1 / (end - first)
+        matrix = torch.kron(matrix, axis)
+    return matrix
 
 
 def average_softmax(logits: Tensor, clips: int) -> Tensor:

@@ -25,6 +25,7 @@ from openvjepa.probing.features import Features, OnEpoch, Trained, score
 CLIP_NORM = 1.0  # largest gradient norm of a probe
 LEAST_STEPS = 300  # of an attentive probe whose number of epochs is left open
 EPOCHS = 20  # of the published probes
+PATIENCE = 10  # epochs without a lower validation loss after which training stops, if they are half of all
 ROWS = 256  # clips evaluated together
 
 
@@ -70,7 +71,8 @@ def train_attentive(
     """Train a grid of attentive probes (spec section 6) on one reading of the features; the best on validation is kept.
 
     AdamW, learning rate on a cosine to 0, no weight decay on biases and norms, gradient norm of each probe at most 1.
-    An epoch shows every video once, through one of its views, drawn anew. All probes start from the same weights.
+    An epoch shows every video once, through one of its views, drawn anew. All probes start from the same weights. Of each
+    probe the epoch with the least validation loss counts; training ends when half of all epochs brought no lower one.
 
     Args:
         train_x, val_x: features [n, V, N, D].
@@ -93,7 +95,7 @@ def train_attentive(
     fused = device.type != "mps"  # several times faster for many small tensors
     optimizer = torch.optim.AdamW([group for pair in groups for group in pair], fused=fused)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
-    losses, scores = [], []
+    losses, stop = [], _EarlyStopping(heads, max(PATIENCE, epochs // 2))
     for epoch in range(epochs):
         rng = np.random.default_rng((recipe.seed, epoch))
         order, views = rng.permutation(len(train_x)), rng.integers(train_x.shape[1], size=len(train_x))
@@ -107,19 +109,55 @@ def train_attentive(
             hits += batch_hits
         losses.append(loss.double().numpy())
         scores = [score(p, val_y) for p in _grid_probabilities(heads, val_x, device)]
+        stop.look(scores)
         if on_epoch:
             on_epoch(
                 epoch + 1, _epoch_metrics(recipe, losses[-1], 100 * hits.numpy() / len(train_x), [s[0] for s in scores])
             )
-    best = max(range(len(heads)), key=lambda i: scores[i])
+        if stop.done:
+            break
+    best = stop.restore()
     module = heads[best].cpu().eval().requires_grad_(False)
     lr, decay = recipe.grid[best]
     return Trained(
         lambda x: _grid_probabilities([module], x, torch.device("cpu"))[0],
-        {"lr": lr, "weight_decay": decay, "val_top1": scores[best][0]},
+        {"lr": lr, "weight_decay": decay, "epoch": stop.epochs[best], "val_top1": stop.scores[best][0]},
         module,
         np.stack(losses),
     )
+
+
+class _EarlyStopping:
+    """Keeps the weights of each probe from the epoch with the least validation loss.
+
+    Attributes:
+        scores: (accuracy, -loss) of each probe in its best epoch.
+        epochs: number of that epoch, from 1.
+        done: whether no probe has become better for `patience` epochs.
+    """
+
+    def __init__(self, heads: Sequence[AttentiveClassifier], patience: int) -> None:
+        self.heads, self.patience, self.number = heads, patience, 0
+        self.scores, self.epochs = [(0.0, -math.inf)] * len(heads), [0] * len(heads)
+        self._states: list[dict[str, Tensor]] = [{} for _ in heads]
+
+    def look(self, scores: Sequence[tuple[float, float]]) -> None:
+        """An epoch has ended with these scores."""
+        self.number += 1
+        for i, value in enumerate(scores):
+            if value[1] > self.scores[i][1] or not self.epochs[i]:
+                self.scores[i], self.epochs[i] = value, self.number
+                self._states[i] = {name: tensor.clone() for name, tensor in self.heads[i].state_dict().items()}
+
+    @property
+    def done(self) -> bool:
+        return self.number - max(self.epochs) >= self.patience
+
+    def restore(self) -> int:
+        """Give every probe its best weights; the number of the best probe."""
+        for head, state in zip(self.heads, self._states, strict=True):
+            head.load_state_dict(state)
+        return max(range(len(self.heads)), key=lambda i: self.scores[i])
 
 
 def make_heads(embed_dim: int, num_heads: int, classes: int, recipe: Recipe) -> list[AttentiveClassifier]:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from openvjepa.errors import ConfigError, DataError
+from openvjepa.grid import TokenGrid
 from openvjepa.metrics import Labels, Metrics, classification_metrics
 from openvjepa.probing.attentive import Recipe, train_attentive
-from openvjepa.probing.features import Features, OnEpoch, mean_tokens
+from openvjepa.probing.calibration import Classifier, divide_logits, fit_temperature, mean_softmax, module_logits
+from openvjepa.probing.features import Features, OnEpoch, Trained, mean_tokens, score
+from openvjepa.probing.grid import train_grid
 from openvjepa.probing.knn import train_knn
 from openvjepa.probing.linear import train_linear
 
-KINDS = ("attentive", "linear", "knn")
+KINDS = ("grid", "linear", "attentive", "knn")
+PLAIN_KINDS = KINDS[1:]  # those that do not need to know how the tokens lie
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,14 @@ class Outcome:
     seconds: float
     probabilities: NDArray[np.float64]
     """Of the test videos, [n, C]."""
-    module: nn.Module | None
-    """Tokens [B, N, D] -> logits [B, C]; None for kNN."""
+    module: Classifier | None
+    """Tokens [B, N, D] -> logits [B, C], calibrated; None for kNN."""
+    val_probabilities: NDArray[np.float64]
+    """Of the validation videos, [n, C]."""
+    temperature: float | None = None
+    """By which the logits were divided so that the validation labels are most likely; None for kNN."""
+    uncalibrated: Metrics | None = None
+    """On the test videos, before that."""
 
     @property
     def test_top1(self) -> float:
@@ -55,8 +64,9 @@ class Outcome:
     def to_dict(self) -> dict[str, Any]:
         """As results.json holds it."""
         per_class = {row.name: row.recall for row in self.metrics.per_class}
-        names = ("test_top1", "test_top5", "val_top1", "chosen", "seconds", "confusion")
-        return {name: getattr(self, name) for name in names} | {"per_class": per_class}
+        names = ("test_top1", "test_top5", "val_top1", "chosen", "seconds", "confusion", "temperature")
+        values = {name: getattr(self, name) for name in names} | {"per_class": per_class, "ece": self.metrics.ece}
+        return values | {"ece_uncalibrated": None if self.uncalibrated is None else self.uncalibrated.ece}
 
 
 def probe_features(
@@ -69,7 +79,8 @@ def probe_features(
     *,
     classes: Sequence[str],
     num_heads: int,
-    kinds: Sequence[str] = KINDS,
+    grid: TokenGrid | None = None,
+    kinds: Sequence[str] | None = None,
     recipe: Recipe | None = None,
     device: torch.device | None = None,
     on_epoch: OnEpoch | None = None,
@@ -81,7 +92,8 @@ def probe_features(
         train_y, val_y, test_y: class numbers [n].
         classes: C names; each must occur in train_y.
         num_heads: attention heads of the attentive probe; divides D.
-        kinds: any of attentive, linear, knn.
+        grid: of the N tokens; None: there is no grid probe.
+        kinds: any of grid, linear, attentive, knn; None: all, the first only with a grid.
         recipe: of the attentive probe.
         device: where the attentive probe is trained; None: the CPU.
         on_epoch: called after each epoch of the attentive probe with its number and metrics.
@@ -94,13 +106,18 @@ def probe_features(
         DataError: the arrays do not belong together, or a class has nothing to train on.
     """
     _check_arrays({"train": (train_x, train_y), "val": (val_x, val_y), "test": (test_x, test_y)}, len(classes))
+    kinds = (KINDS if grid else PLAIN_KINDS) if kinds is None else kinds
     if set(kinds) - set(KINDS):
         raise ConfigError(f"kinds {', '.join(kinds)}: choose from {', '.join(KINDS)}")
-    means = None if set(kinds) <= {"attentive"} else (mean_tokens(train_x), mean_tokens(val_x))
+    means = (mean_tokens(train_x), mean_tokens(val_x)) if {"linear", "knn"} & set(kinds) else None
     outcomes = {}
     for kind in kinds:
         started = time.monotonic()
-        if kind == "attentive" or means is None:
+        if kind == "grid":
+            if grid is None:
+                raise ConfigError("a grid probe needs the grid of the tokens")
+            trained = train_grid(train_x, train_y, val_x, val_y, classes=len(classes), grid=grid)
+        elif kind == "attentive" or means is None:
             trained = train_attentive(
                 train_x,
                 train_y,
@@ -115,16 +132,46 @@ def probe_features(
         else:
             train = train_linear if kind == "linear" else train_knn
             trained = train(means[0], train_y, means[1], val_y, classes=len(classes))
-        probabilities = trained.predict(test_x)
-        outcomes[kind] = Outcome(
-            metrics=classification_metrics(probabilities, test_y, classes),
-            val_top1=trained.chosen["val_top1"],
-            chosen={key: value for key, value in trained.chosen.items() if key != "val_top1"},
-            seconds=time.monotonic() - started,
-            probabilities=probabilities,
-            module=trained.module,
-        )
+        outcomes[kind] = _outcome(trained, val_x, val_y, test_x, test_y, classes, started)
     return outcomes
+
+
+def _outcome(
+    trained: Trained,
+    val_x: Features,
+    val_y: Labels,
+    test_x: Features,
+    test_y: Labels,
+    classes: Sequence[str],
+    started: float,
+) -> Outcome:
+    """Calibrate a probe on validation, where it has logits, and test it."""
+    module, temperature, uncalibrated = trained.module, None, None
+    if isinstance(module, Classifier):
+        val_logits, logits = module_logits(module, val_x), module_logits(module, test_x)
+        temperature = fit_temperature(val_logits, val_y)
+        uncalibrated = classification_metrics(mean_softmax(logits), test_y, classes)
+        val, probabilities = mean_softmax(val_logits, temperature), mean_softmax(logits, temperature)
+        divide_logits(module, temperature)
+    else:
+        val, probabilities = trained.predict(val_x), trained.predict(test_x)
+    return Outcome(
+        metrics=classification_metrics(probabilities, test_y, classes),
+        val_top1=trained.chosen["val_top1"],
+        chosen={key: value for key, value in trained.chosen.items() if key != "val_top1"},
+        seconds=time.monotonic() - started,
+        probabilities=probabilities,
+        module=module if isinstance(module, Classifier) else None,
+        val_probabilities=val,
+        temperature=temperature,
+        uncalibrated=uncalibrated,
+    )
+
+
+def best_kind(outcomes: Mapping[str, Outcome], val_y: Labels) -> str:
+    """The kind that is best on validation, by accuracy, then likelihood; kNN, which cannot be saved, only if it is alone."""
+    saved = [kind for kind, outcome in outcomes.items() if outcome.module is not None] or list(outcomes)
+    return max(saved, key=lambda kind: score(outcomes[kind].val_probabilities, val_y))
 
 
 def _check_arrays(splits: dict[str, tuple[Features, Labels]], classes: int) -> None:

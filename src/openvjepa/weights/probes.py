@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,24 +15,28 @@ from openvjepa.config import ENCODER_SIZES, from_mapping
 from openvjepa.config.ranges import Config, Few, Share
 from openvjepa.errors import CheckpointError, ConfigError, shorten
 from openvjepa.model.layers import CrossAttentionBlock, ProbeStyle
-from openvjepa.model.pooler import PROBE_EPS, AttentiveClassifier, LinearClassifier
+from openvjepa.model.pooler import PROBE_EPS, AttentiveClassifier, GridClassifier, LinearClassifier
 from openvjepa.weights.files import converted_facts, load_strictly, read_container
 from openvjepa.weights.formats.meta import check_counts, strip_prefixes
 
-Probe = AttentiveClassifier | LinearClassifier
+Probe = AttentiveClassifier | LinearClassifier | GridClassifier
 
 
 @dataclass(frozen=True)
 class _ProbeFacts(Config):
     """`probe_facts`, read from a file."""
 
-    kind: Literal["attentive", "linear"]
+    kind: Literal["attentive", "linear", "grid"]
     num_heads: Few | None = None
     depth: Few = 1
     complete_block: bool = True
     style: ProbeStyle = "v1"
     eps: Share = PROBE_EPS
+    tokens: tuple[Few, ...] = ()
+    cells: tuple[Few, ...] = ()
 
+
+MOST_POOLING = 2**26  # numbers in the matrix that pools the tokens of a grid probe
 
 V2_HEADS = 16
 """Attention heads of every probe of V-JEPA 2 and 2.1, whatever the encoder has."""
@@ -87,6 +92,8 @@ def probe_facts(probe: Probe) -> dict[str, Any]:
     """What its tensors do not tell of a probe, as plain values for `fill_probe`."""
     if isinstance(probe, LinearClassifier):
         return {"kind": "linear"}
+    if isinstance(probe, GridClassifier):
+        return {"kind": "grid", "tokens": list(probe.tokens), "cells": list(probe.cells)}
     block = probe.pooler.cross_attention_block
     complete = isinstance(block, CrossAttentionBlock)
     attention: Any = block.xattn if complete else block
@@ -114,9 +121,13 @@ def fill_probe(facts: object, embed_dim: int, num_classes: int, state: Mapping[s
         if built.num_heads is None or embed_dim % built.num_heads:
             raise CheckpointError(f"{source}: a probe of width {embed_dim} cannot have {built.num_heads} heads")
         check_counts({"depth": ("pooler.blocks", built.depth - 1)}, state, source)
+    if built.kind == "grid":
+        probe: Probe = _grid_probe(built, embed_dim, num_classes, state, source)
+        load_strictly(probe, state, source)
+        return probe.eval().requires_grad_(False)
     with torch.device("meta"):
         if built.kind == "linear":
-            probe: Probe = LinearClassifier(embed_dim, num_classes)
+            probe = LinearClassifier(embed_dim, num_classes)
         else:
             probe = AttentiveClassifier(
                 embed_dim,
@@ -129,6 +140,21 @@ def fill_probe(facts: object, embed_dim: int, num_classes: int, state: Mapping[s
             )
     load_strictly(probe, state, source)
     return probe.eval().requires_grad_(False)
+
+
+def _grid_probe(
+    built: _ProbeFacts, embed_dim: int, num_classes: int, state: Mapping[str, Tensor], source: str
+) -> GridClassifier:
+    """A grid probe without its weights, whose pooling matrix is in memory: the geometry is checked before it is made."""
+    fits = "linear.weight" in state and state["linear.weight"].shape[-1] == embed_dim * prod(built.cells)
+    if not fits or prod(built.cells) * prod(built.tokens) > MOST_POOLING:
+        raise CheckpointError(
+            f"{source}: its probe cannot be read (its weights are not those of {built.cells} cells of {built.tokens} tokens)"
+        )
+    try:
+        return GridClassifier(embed_dim, num_classes, tokens=built.tokens, cells=built.cells)
+    except ConfigError as error:
+        raise CheckpointError(f"{source}: its probe cannot be read ({error})") from None
 
 
 def _section(container: Mapping[str, Any], head: int, source: str) -> Any:

@@ -331,7 +331,7 @@ TINY = ModelConfig(arch="vit_femto", depth=1, img_size=32, num_frames=4, positio
         (replace(TINY, img_size=(32, 64)), None, "square clips"),
         (replace(TINY, num_frames=1), None, "an image model"),
         (replace(TINY, num_mask_tokens=0), None, "no mask tokens"),
-        (TINY, LinearClassifier(96, 4), "its probe is linear"),
+        (TINY, LinearClassifier(96, 4), "its probe is not attentive"),
         (TINY, AttentiveClassifier(96, 3, 4, style="nano"), "output projection"),
         (TINY, AttentiveClassifier(96, 3, 4, depth=2), "2 blocks in V-JEPA 1's order"),
         (

@@ -212,7 +212,7 @@ def hf_config(model: LoadedModel) -> dict[str, Any]:
 def _probe_reasons(probe: nn.Module, encoder_heads: int) -> dict[str, bool]:
     """Why transformers cannot hold a probe: reason -> whether it is one."""
     if not isinstance(probe, AttentiveClassifier):
-        return {"its probe is linear, and transformers' is attentive: probe with --kinds attentive": True}
+        return {"its probe is not attentive, and transformers' is attentive: probe with --kinds attentive": True}
     block, style, depth = probe.pooler.cross_attention_block, probe.pooler.style, 1 + len(probe.pooler.blocks)
     if not isinstance(block, CrossAttentionBlock):
         return {"its probe is a bare cross-attention, without residual and MLP": True}
