@@ -130,7 +130,7 @@ def test_the_epoch_with_the_least_validation_loss_counts() -> None:
     assert stop.done, "the last improvement was in epoch 3"
     assert stop.restore() == 1, "the higher accuracy"
     assert (stop.epochs, stop.scores) == ([2, 3], [(52.0, -0.5), (53.0, -1.0)])
-    assert [float(head.linear.bias[0]) for head in heads] == [2, 3]
+    assert [head.linear.bias[0].item() for head in heads] == [2, 3]
 
 
 def test_averaged_softmax_is_numpys() -> None:
