@@ -176,7 +176,7 @@ def _train(
     """
     y = {name: np.array(index.labels, dtype=np.int64) for name, index in splits.items()}
     eps = probe_eps(encoder.config)
-    recipe = Recipe(config.lrs, config.weight_decays, config.epochs, config.batch_size, config.seed, eps)
+    recipe = Recipe(config.lrs, config.weight_decays, config.epochs, config.batch_size, config.seed, eps, device)
     epochs = recipe.epochs_for(len(y["train"]))
     log = RunLog(Path(config.out), start_step=0, steps=epochs, enabled="attentive" in config.kinds)
     last = time.monotonic()
@@ -201,7 +201,6 @@ def _train(
             grid=_grid(encoder, plan),
             kinds=config.kinds,
             recipe=recipe,
-            device=device,
             on_epoch=on_epoch,
         )
 

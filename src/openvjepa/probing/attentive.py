@@ -41,6 +41,8 @@ class Recipe:
     seed: int = 0
     eps: float = PROBE_EPS
     """Of the layer norms."""
+    device: torch.device | None = None
+    """Where they are trained; None: the CPU."""
 
     def steps_per_epoch(self, videos: int) -> int:
         """Steps in which every training video is shown once."""
@@ -65,7 +67,6 @@ def train_attentive(
     classes: int,
     num_heads: int,
     recipe: Recipe,
-    device: torch.device | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Trained:
     """Train a grid of attentive probes (spec section 6) on one reading of the features; the best on validation is kept.
@@ -80,14 +81,13 @@ def train_attentive(
         classes: C.
         num_heads: attention heads; divides D.
         recipe: the grid and its schedule.
-        device: where to train; None: the CPU.
         on_epoch: called with the number of finished epochs and metrics (loss, accuracies in per cent).
 
     Raises:
         ConfigError: D does not divide into the attention heads.
     """
     heads = make_heads(train_x.shape[-1], num_heads, classes, recipe)
-    device = device or torch.device("cpu")
+    device = recipe.device or torch.device("cpu")
     for head in heads:
         head.to(device)
     epochs, steps = recipe.epochs_for(len(train_x)), recipe.steps_per_epoch(len(train_x))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from openvjepa.errors import ConfigError, DataError
@@ -82,7 +81,6 @@ def probe_features(
     grid: TokenGrid | None = None,
     kinds: Sequence[str] | None = None,
     recipe: Recipe | None = None,
-    device: torch.device | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> dict[str, Outcome]:
     """Train probes on any features, choose them on validation, and test them.
@@ -95,7 +93,6 @@ def probe_features(
         grid: of the N tokens; None: there is no grid probe.
         kinds: any of grid, linear, attentive, knn; None: all, the first only with a grid.
         recipe: of the attentive probe.
-        device: where the attentive probe is trained; None: the CPU.
         on_epoch: called after each epoch of the attentive probe with its number and metrics.
 
     Returns:
@@ -126,7 +123,6 @@ def probe_features(
                 classes=len(classes),
                 num_heads=num_heads,
                 recipe=recipe or Recipe(),
-                device=device,
                 on_epoch=on_epoch,
             )
         else:
