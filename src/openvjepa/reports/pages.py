@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import ArrayLike, NDArray
 
 from openvjepa.grid import TokenGrid
 from openvjepa.reports import charts as figures
+from openvjepa.reports.templates import TEMPLATES, environment
 from openvjepa.weights.files import write_file
 
 # key of metrics.jsonl: (title, draw it smoothed). The order is the order in the report.
@@ -64,16 +66,14 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], *, l
     Raises:
         CheckpointError: it cannot be written.
     """
-    contents = "".join(f'<a href="#s{i}">{html.escape(s.title)}</a>' for i, s in enumerate(sections))
-    body = "".join(
-        f'<section id="s{i}"><h2>{html.escape(s.title)}</h2>{s.body}</section>' for i, s in enumerate(sections)
+    style = (TEMPLATES.parent / "report.css").read_text("utf-8") + (TEMPLATES / "report" / "report.css").read_text(
+        "utf-8"
     )
+    shown = [{"title": section.title, "body": Markup(section.body)} for section in sections]
     page = (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><style>{_CSS}</style></head><body><main>'
-        f"<h1>{html.escape(title)}</h1>{paragraph(lead) if lead else ''}<nav>{contents}</nav>{body}"
-        "</main></body></html>\n"
+        environment("report")
+        .get_template("page.html")
+        .render(title=title, lead=lead, sections=shown, style=Markup(style))
     )
     return write_file(Path(path), page.encode())
 
@@ -283,41 +283,3 @@ def _short(value: Any) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-_CSS = """
-:root{--ink:#1b1f24;--soft:#5b6470;--line:#d8dee4;--page:#fff;--card:#f6f8fa;--fill:#bfdbfe;--good:#15803d;--bad:#b91c1c}
-@media (prefers-color-scheme:dark){:root{--ink:#e6e9ed;--soft:#98a2ae;--line:#353c45;--page:#14171b;--card:#1c2026;
---fill:#1e4580;--good:#4ade80;--bad:#f87171}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:1080px;margin:0 auto;padding:24px 16px 64px}
-h1{font-size:1.7rem;line-height:1.2;margin:.3em 0}
-h2{font-size:1.25rem;margin:2.2em 0 .5em;border-bottom:1px solid var(--line);padding-bottom:.25em}
-p{max-width:75ch;margin:.5em 0 1em}section>p{color:var(--soft)}
-nav{display:flex;flex-wrap:wrap;gap:.3em 1.2em;margin:1em 0}nav a{color:inherit}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:16px}
-.charts.wide{grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr))}
-svg.chart{width:100%;height:auto;max-width:640px;overflow:visible}
-.scroll{overflow-x:auto;max-width:100%}
-table{border-collapse:collapse;margin:0 0 1.5em;font-variant-numeric:tabular-nums}
-caption{text-align:left;padding:.3em 0}
-th,td{padding:.35em .8em;border-bottom:1px solid var(--line);text-align:right}
-th[scope=row],thead th:first-child,.facts td{text-align:left}
-th{font-weight:500}thead th{color:var(--soft)}
-.facts th{color:var(--soft);vertical-align:top}.facts td{overflow-wrap:anywhere}
-.accuracy td{min-width:7.5em}.diff th,.diff td{border-bottom-style:dotted}
-.better{color:var(--good)}.worse{color:var(--bad)}
-.bar{--m:var(--c,-9px);background-repeat:no-repeat;background-size:100% 76%;background-position:0 50%;background-image:
-linear-gradient(90deg,transparent calc(var(--m) - 1px),var(--ink) calc(var(--m) - 1px) calc(var(--m) + 1px),
-transparent calc(var(--m) + 1px)),linear-gradient(90deg,var(--fill) var(--v),transparent var(--v))}
-figure{margin:0 0 1.5em}figcaption{margin-bottom:.4em;overflow-wrap:anywhere}
-img{display:block;height:auto;image-rendering:pixelated}
-.strip{margin-bottom:4px}.strip span{display:block;color:var(--soft);font-size:.85rem}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(340px,100%),1fr));gap:16px}
-.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:12px;margin:0;min-width:0}
-.card img{max-width:100%}
-.bars>div{display:grid;grid-template-columns:minmax(6em,35%) 1fr;gap:8px;font-size:.9rem;margin-top:4px}
-.bars .bar{padding:0 .4em;border-radius:3px}.bars .true span:first-child{font-weight:700}
-pre{margin:.5em 0;font-size:.85rem;white-space:pre-wrap}summary{cursor:pointer}
-""".replace("\n", "")

@@ -10,29 +10,21 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
+from openvjepa.reports.templates import environment
 from openvjepa.weights.files import write_file
 
 _HERE = Path(__file__).parent
 _TEMPLATES = _HERE / "templates" / "show"
 _QUALITY = 85  # of JPEG
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
 
 
 def write_page(
@@ -64,7 +56,7 @@ def write_page(
         f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}; base-uri 'none'; "
         "form-action 'none'"
     )
-    page = _environment().get_template(f"{template}.html")
+    page = environment("show").get_template(f"{template}.html")
     text = page.render(
         title=title,
         policy=policy,

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 TEMPLATES = Path(__file__).parent
+
+
+@cache
+def environment(folder: str) -> Environment:
+    """Templates of a folder; texts are escaped, and a name that is not given is an error."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES / folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
 
 
 def rate_text(spec: Mapping[str, Any]) -> str:
