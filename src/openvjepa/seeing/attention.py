@@ -8,13 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from openvjepa.errors import ConfigError
 from openvjepa.model.layers import CrossAttention, CrossAttentionBlock, heads_first
 from openvjepa.model.pooler import AttentiveClassifier
+from openvjepa.seeing.tokens import ClipTokens
+from openvjepa.weights.hub import LoadedModel
 from openvjepa.weights.probes import Probe
 
 
@@ -104,3 +109,53 @@ def _relevance(logit: Tensor, weights: Tensor) -> Tensor:
     (gradient,) = torch.autograd.grad(logit.sum(), weights, retain_graph=True)
     relevance = (gradient * weights.detach()).clamp_min(0).mean(1)[:, 0]
     return relevance / relevance.sum(-1, keepdim=True).clamp_min(1e-30)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionRow:
+    """One map over the tokens of a clip; it sums to 1."""
+
+    name: str
+    values: NDArray[np.float64]
+    """[t, h, w]"""
+
+
+def attention_rows(
+    clip: ClipTokens, model: LoadedModel, kind: Literal["classes", "heads"] = "classes", classes: Sequence[str] = ()
+) -> list[AttentionRow]:
+    """Attention of a model's probe over a clip: the mean over the heads, then a row for each class or head.
+
+    Args:
+        clip: seen by this model.
+        model: with an attentive probe, such as a run of `vjepa probe` or `vjepa finetune`.
+        kind: what the rows after the mean are.
+        classes: names of the classes; empty: the most probable of this clip.
+
+    Raises:
+        ConfigError: the model has no attentive probe, the clip is of another layer than the last, or no such class.
+    """
+    if model.probe is None:
+        raise ConfigError(f"{model.source}: an encoder without a probe: run `vjepa probe {model.source} VIDEOS` first")
+    if clip.layer not in (-1, len(model.encoder.blocks) - 1):
+        raise ConfigError(f"a probe reads the last layer, not {clip.layer}: leave layer out")
+    labels = list(model.labels or map(str, range(model.probe.linear.out_features)))
+    unknown = [name for name in classes if name not in labels]
+    if unknown:
+        raise ConfigError(f"no class {unknown[0]!r}: the probe has {', '.join(labels[:20])}")
+    tokens = torch.from_numpy(clip.tokens).flatten(0, 2)[None]
+    with torch.no_grad():
+        device = next(model.probe.parameters()).device
+        share = model.probe(tokens.to(device)).softmax(-1)[0].cpu()
+    numbers = [labels.index(name) for name in classes] or [int(share.argmax())]
+    found = probe_attention(model.probe, tokens, numbers if kind == "classes" else ())
+    grid = clip.grid.shape
+    rows = [AttentionRow("attention, mean over the heads", found.mean[0].double().reshape(grid).numpy())]
+    if kind == "heads":
+        names = [f"attention of head {number + 1}" for number in range(found.heads.shape[1])]
+        parts = found.heads[0]
+    else:
+        names = [f"relevance for {labels[number]} ({100 * share[number]:.0f} % probable)" for number in numbers]
+        parts = found.classes[0]
+    return rows + [
+        AttentionRow(name, part.double().reshape(grid).numpy()) for name, part in zip(names, parts, strict=True)
+    ]
