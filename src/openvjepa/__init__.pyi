@@ -30,7 +30,8 @@ from .features.encode import encode
 from .inference.classifier import VideoClassifier, load_classifier
 from .inference.predictions import Prediction
 from .model.encoder import create_model
-from .seeing.attention import ProbeAttention, probe_attention
+from .seeing.attention import ProbeAttention, attention_rows, probe_attention
+from .seeing.clip_map import ClipMap, MappedClip, embed_clips, map_clips
 from .seeing.pca import PcaFit, fit_pca, load_fit, save_fit
 from .seeing.similarity import cosine_similarity, pack_tokens
 from .seeing.tokens import ClipChoice, ClipTokens, see
@@ -42,6 +43,7 @@ from .weights.registry import ModelInfo, list_models
 __all__ = [
     "CheckpointError",
     "ClipChoice",
+    "ClipMap",
     "ClipTokens",
     "ConfigError",
     "DataConfig",
@@ -50,6 +52,7 @@ __all__ = [
     "EvaluateConfig",
     "FinetuneConfig",
     "LoadedModel",
+    "MappedClip",
     "MaskConfig",
     "MaskingConfig",
     "ModelConfig",
@@ -71,9 +74,11 @@ __all__ = [
     "VideoIndex",
     "VideoRecord",
     "__version__",
+    "attention_rows",
     "cosine_similarity",
     "create_model",
     "embed",
+    "embed_clips",
     "encode",
     "evaluate",
     "finetune",
@@ -84,6 +89,7 @@ __all__ = [
     "load_model",
     "load_probe",
     "make_shapes",
+    "map_clips",
     "pack_tokens",
     "predict",
     "pretrain",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import torch
 from PIL import Image
 
 from openvjepa.cli import main
-from openvjepa.commands.show import ShowResult, gather, show
-from openvjepa.config import ModelConfig, ShowConfig
+from openvjepa.commands.show import ShowResult, choice_of, gather, show
+from openvjepa.config import ClipProtocol, ModelConfig, ShowConfig
+from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import read_index
 from openvjepa.errors import ConfigError, DataError
-from openvjepa.model.encoder import create_model
+from openvjepa.model.encoder import Encoder, create_model
+from openvjepa.model.pooler import AttentiveClassifier
 from openvjepa.seeing.pca import load_fit
-from openvjepa.weights.hub import save_model
+from openvjepa.weights.hub import load_model, save_model
 
 
 @pytest.fixture
@@ -126,3 +129,58 @@ def test_at_most_so_many_files(videos: Path, saved: Path, tmp_path: Path, caplog
     result = run(videos, saved, out=tmp_path / "o", what=("pca",), limit=2)
     assert [path.name for path in result.files if path.suffix == ".mp4"] == ["pca-0.mp4"]  # and the broken one
     assert "2 of 4 files" in caplog.text
+
+
+@pytest.fixture
+def classifier(encoder: Encoder, tmp_path: Path) -> Path:
+    """Folder of the encoder with an attentive probe of two classes."""
+    torch.manual_seed(4)
+    probe = AttentiveClassifier(24, 3, 2).eval()
+    clip = ClipProtocol(num_frames=4, size=(32, 32), fps=6.0)
+    save_model(tmp_path / "probe", encoder, probe=probe, labels=("cat", "dog"), clip=clip)
+    return tmp_path / "probe"
+
+
+def test_attention_of_a_probe(videos: Path, classifier: Path, saved: Path, tmp_path: Path) -> None:
+    options = {"frame_step": None, "what": ("attention",)}
+    written = run(videos / "0.mp4", classifier, out=tmp_path / "o", classes=("dog", "cat"), **options)
+    assert [path.name for path in written.files] == ["attention.png", "attention.html", "attention-0.mp4"]
+    text = (tmp_path / "o" / "attention.html").read_text("utf-8")
+    assert text.index("relevance for dog") < text.index("relevance for cat")
+    heads = run(videos / "0.mp4", classifier, out=tmp_path / "h", rows="heads", **options)
+    assert "attention of head 3" in heads.files[1].read_text("utf-8")
+    with pytest.raises(ConfigError, match="an encoder without a probe: run `vjepa probe"):
+        run(videos, saved, out=tmp_path / "x", **options)
+    with pytest.raises(ConfigError, match="no class 'bird': the probe has cat, dog"):
+        run(videos, classifier, out=tmp_path / "x", classes=("bird",), **options)
+    with pytest.raises(ConfigError, match="reads the last layer"):
+        run(videos, classifier, out=tmp_path / "x", layer=0, **options)
+    with pytest.raises(ConfigError, match="classes are rows of attention"):
+        run(videos, classifier, out=tmp_path / "x", classes=("dog",), rows="heads", **options)
+
+
+def test_a_probe_brings_its_rate(classifier: Path, videos: Path) -> None:
+    config = ShowConfig(model=(str(classifier),))
+    assert choice_of(config, load_model(classifier)).spec == ClipSpec(4, None, 6.0)
+    assert choice_of(replace(config, frame_step=2), load_model(classifier)).spec == ClipSpec(4, 2, None)
+
+
+def test_map_of_a_labeled_set_with_a_query(shapes: Path, saved: Path, videos: Path, tmp_path: Path) -> None:
+    options = {
+        "what": ("map",),
+        "label": "motion",
+        "neighbors": 4,
+        "query": (str(videos / "1.mp4"), str(videos / "broken.mp4")),
+    }
+    result = run(shapes, saved, out=tmp_path / "o", **options)
+    assert [path.name for path in result.files] == ["map.html", "map.parquet"]
+    assert list(result.skipped) == [str(videos / "broken.mp4")]
+    text = (tmp_path / "o" / "map.html").read_text("utf-8")
+    assert "89 of 89 files, 1 of them queries" in text
+    assert "kNN purity" in text
+    with pytest.raises(ConfigError, match="map is of one model"):
+        run(shapes, saved, saved, out=tmp_path / "x", **options)
+    with pytest.raises(ConfigError, match="add --what map"):
+        run(shapes, saved, out=tmp_path / "x", query=("a",))
+    with pytest.raises(DataError, match="none of 1 files"):
+        run(videos / "broken.mp4", saved, out=tmp_path / "x", what=("map",))

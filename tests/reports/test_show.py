@@ -18,8 +18,12 @@ from torch import from_numpy
 
 from openvjepa.data.video import open_video
 from openvjepa.reports.show import pca_facts, pca_panels, write_pca, write_similarity
+from openvjepa.reports.show_attention import attention_panels, write_attention
+from openvjepa.reports.show_map import write_map
 from openvjepa.reports.show_page import data_bytes, lookup_table
 from openvjepa.reports.show_pictures import Panel, Row, fit_to, heat, overlay, strip, write_png
+from openvjepa.seeing.attention import AttentionRow
+from openvjepa.seeing.clip_map import MappedClip, map_clips
 from openvjepa.seeing.pca import FitFacts, fit_pca
 from openvjepa.seeing.similarity import pack_tokens
 from openvjepa.seeing.tokens import ClipTokens, Sight
@@ -176,3 +180,60 @@ def test_the_page_computes_what_python_computes(sight: Sight, tmp_path: Path) ->
         values = np.concatenate([values.ravel() for values in part.similarity(1, 8)])
         values = np.delete(values, 12 + 8)
         assert f"{name}: {values.min():.2f} to {values.max():.2f}" in text
+
+
+def test_attention_lies_over_the_gray_frames(sight: Sight, tmp_path: Path) -> None:
+    values = np.zeros((2, 2, 3))
+    values[1, 0, 2], values[0, 1, 1] = 0.6, 0.4
+    rows = [[[AttentionRow("head 1", values)] for _ in sight.clips[0]]]
+    panel = attention_panels(sight, rows)[0]
+    assert panel.rows[1].name == "head 1; brightest 60.0 %, uniform would be 8.3 %"
+    picture, gray = panel.rows[1].pictures, sight.clips[0][0].frames @ [0.299, 0.587, 0.114]
+    table = lookup_table()
+    for (frame, y, x), level in {(3, 0, 40): 255, (0, 20, 20): 170, (0, 0, 40): 0}.items():
+        np.testing.assert_array_equal(picture[frame, y, x], np.rint(0.4 * gray[frame, y, x] + 0.6 * table[level]))
+    written = write_attention(tmp_path, sight, rows)
+    assert [path.name for path in written][:2] == ["attention.png", "attention.html"]
+    assert "probe's own weights" in Image.open(written[0]).text["Fit"]
+    assert_offline(written[1])
+
+
+def map_of(count: int = 12) -> list[MappedClip]:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 255, (count, 6, 8, 3)).astype(np.uint8)
+    clips = [
+        MappedClip(f"v/<{i}>.mp4", 0.5, 2.5, ("cat", "dog")[i % 2], rng.normal(size=5).astype(np.float32), pictures[i])
+        for i in range(count)
+    ]
+    return [*clips, MappedClip("q.mp4", 0, 1, None, rng.normal(size=5).astype(np.float32), pictures[0], True)]
+
+
+def test_map_page_and_table(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    found = map_clips(map_of(), neighbors=3, skipped={"bad.mp4": "the file is empty"})
+    page, table = write_map(tmp_path, found, "runs/mine", -1)
+    data = json.loads(assert_offline(page).data)
+    assert len(data["clips"]) == 13
+    assert data["clips"][12]["query"]
+    assert [n for n, _ in data["clips"][4]["near"]] == found.neighbors.numbers[4].tolist()
+    text = page.read_text("utf-8")
+    assert f"{100 * found.neighbors.purity:.1f} % of a clip" in text  # pyright: ignore
+    assert "bad.mp4: the file is empty" in text
+    rows = parquet.read_table(table)
+    assert rows.column_names == ["id", "path", "start", "end", "label", "x", "y", "thumbnail"]
+    np.testing.assert_array_equal(np.stack([rows["x"], rows["y"]], 1), found.places)
+    assert rows["label"].to_pylist() == ["cat", "dog"] * 6 + [None]
+    assert rows["thumbnail"][0].as_py()[:2] == b"\xff\xd8"  # JPEG
+    assert rows.schema.metadata[b"Model"].startswith(b"runs/mine, layer -1")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_map_shows_the_neighbors_of_the_chosen_clip(tmp_path: Path) -> None:
+    found = map_clips(map_of(), neighbors=3)
+    page = write_map(tmp_path, found, "m", -1)[0]
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"{page.as_uri()}#5"]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert '<h3 id="name">&lt;5&gt;.mp4, 0.50-2.50 s</h3>' in dom
+    names = re.findall(r"<button type=\"button\"><img[^>]*>(-?[0-9.]+) (\w+): &lt;(\d+)&gt;", dom)
+    assert [int(number) for *_, number in names] == found.neighbors.numbers[5].tolist()
+    assert [float(score) for score, *_ in names] == pytest.approx(found.neighbors.similarity[5], abs=6e-4)

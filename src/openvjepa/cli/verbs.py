@@ -218,11 +218,13 @@ VERBS = (
     ),
     Verb(
         "show",
-        "Show what an encoder sees: features as colors, similarity to a patch, as pictures, videos and pages.",
+        "Show what an encoder sees: features as colors, similarity, attention, a map of clips; pictures, videos, pages.",
         (
             "vjepa show videos/ --model runs/mine",
             "vjepa show a.mp4 b.mp4 --model runs/mine untrained:runs/mine --clips 3 --foreground",
             "vjepa show new.mp4 --model runs/mine --fit runs/show/pca-fit.safetensors --out runs/show-new",
+            "vjepa show new.mp4 --model runs/probe --what attention --rows heads",
+            "vjepa show videos/ --model runs/mine --what map --query new.mp4",
         ),
         "config:ShowConfig",
         "commands.show:show",

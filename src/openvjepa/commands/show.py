@@ -9,12 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from openvjepa.config import ShowConfig, TrainConfig
+from openvjepa.config import ShowConfig, TrainConfig, command
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
-from openvjepa.errors import ConfigError
+from openvjepa.errors import ConfigError, DataError
 from openvjepa.features.sampling import clip_rate
 from openvjepa.reports.show import write_pca, write_similarity
+from openvjepa.reports.show_attention import write_attention
+from openvjepa.reports.show_map import write_map
+from openvjepa.seeing.attention import attention_rows, check_probe
+from openvjepa.seeing.clip_map import embed_clips, map_clips
 from openvjepa.seeing.pca import PcaFit, check_fit, fit_clips, load_fit, save_fit
 from openvjepa.seeing.similarity import pack_tokens
 from openvjepa.seeing.tokens import ClipChoice, Sight, load_any, see
@@ -36,6 +40,7 @@ class ShowResult:
     """Files that cannot be read: path -> reason."""
 
 
+@command(ShowConfig, "videos")
 def show(config: ShowConfig) -> ShowResult:
     """Write pictures of the features of videos: PCA maps, similarity, attention, a map of clips.
 
@@ -47,11 +52,17 @@ def show(config: ShowConfig) -> ShowResult:
     check(config)
     index = gather(config.videos, config.label)
     models = [load_any(source, seed=config.seed) for source in config.model]
+    if "attention" in config.what:
+        for model in models:
+            check_probe(model)
     train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
     with make_runtime(train) as runtime:
         for model in models:
             model.encoder.to(runtime.device)
-        return _frames(config, models, index, runtime)
+        found = ShowResult((), {})
+        if set(config.what) - {"map"}:
+            found = _frames(config, models, index, runtime)
+        return _map(config, models[0], index, runtime, found) if "map" in config.what else found
 
 
 def check(config: ShowConfig) -> None:
@@ -62,6 +73,12 @@ def check(config: ShowConfig) -> None:
         raise ConfigError(
             "a fit belongs to one model, and says itself whether the background is masked: leave the other out"
         )
+    if "map" in config.what and len(config.model) > 1:
+        raise ConfigError("a map is of one model: give one --model, or other pictures (--what pca similarity)")
+    if config.classes and (config.rows == "heads" or "attention" not in config.what):
+        raise ConfigError("classes are rows of attention: add --what attention, and leave --rows heads out")
+    if config.query and "map" not in config.what:
+        raise ConfigError("a query is for the map: add --what map")
     out = Path(config.out)
     if out.is_file():
         raise ConfigError(f"{out}: is a file: name a folder")
@@ -102,7 +119,34 @@ def _frames(config: ShowConfig, models: list[LoadedModel], index: VideoIndex, ru
         written += write_pca(out, sight, fits, how="bilinear" if config.interpolate else "nearest")
     if "similarity" in config.what:
         written += write_similarity(out, sight, [pack_tokens([clip.tokens for clip in row]) for row in sight.clips])
+    if "attention" in config.what:
+        rows = [
+            [attention_rows(clip, model, config.rows, config.classes) for clip in clips]
+            for model, clips in zip(models, sight.clips, strict=True)
+        ]
+        written += write_attention(out, sight, rows)
     return ShowResult(tuple(written), sight.skipped)
+
+
+def _map(config: ShowConfig, model: LoadedModel, index: VideoIndex, runtime: Runtime, before: ShowResult) -> ShowResult:
+    """The map of all files, added to what was written before."""
+    choice = choice_of(config, model)
+    names = index.classes or ()
+    files = [(record.path, None if record.label is None else names[record.label]) for record in index.records]
+    asked = [(record.path, None) for record in gather(config.query, None).records] if config.query else []
+    parts = [
+        embed_clips(model, part, choice, layer=config.layer, runtime=runtime, batch_size=config.batch_size, query=query)
+        for part, query in ((files, False), (asked, True))
+        if part
+    ]
+    skipped = {path: reason for _, bad in parts for path, reason in bad.items()}
+    if not parts[0][0]:
+        example = next(f"{path}: {reason}" for path, reason in skipped.items())
+        raise DataError(f"none of {len(files)} files can be read ({example})")
+    clips = [clip for part, _ in parts for clip in part]
+    found = map_clips(clips, neighbors=config.neighbors, layout=config.layout, seed=config.seed, skipped=skipped)
+    written = write_map(Path(config.out), found, model.source, config.layer)
+    return ShowResult((*before.files, *written), before.skipped | skipped)
 
 
 def chosen(index: VideoIndex, limit: int) -> list[str]:

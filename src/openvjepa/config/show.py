@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from openvjepa.config.parts import ComputeConfig, LabelConfig, RateConfig
-from openvjepa.config.ranges import AtLeastOne, Count, Range, Seed, Text
+from openvjepa.config.ranges import AtLeastOne, Count, Few, Range, Seed, Text
 
 Layer = Annotated[int, Range(-1024, 1023)]
 Side = Annotated[int, Range(1, 16_384)]
@@ -23,9 +23,10 @@ class ShowConfig(LabelConfig, RateConfig, ComputeConfig):
     side on the same frames. untrained:MODEL is its architecture with random weights."""
     out: Text = "runs/show"
     """Folder to write."""
-    what: Annotated[tuple[Literal["pca", "similarity"], ...], AtLeastOne()] = ("pca", "similarity")
+    what: Annotated[tuple[Literal["pca", "similarity", "attention", "map"], ...], AtLeastOne()] = ("pca", "similarity")
     """Pictures to write. pca: features as colors (PNG, MP4, HTML). similarity: a page in which a patch is chosen, and all frames
-    are colored by similarity to it."""
+    are colored by similarity to it. attention: where the attentive probe of a run of `vjepa probe` or `vjepa finetune` looks.
+    map: all clips on a plane, with their nearest neighbors (HTML, parquet)."""
     layer: Layer = -1
     """Block whose output is shown, after the encoder's norm; from 0, or negative from the end."""
     clips: Count | None = 1
@@ -43,8 +44,20 @@ class ShowConfig(LabelConfig, RateConfig, ComputeConfig):
     fit: Text | None = None
     """pca: a file pca-fit.safetensors of an earlier run, whose components and colors are used; None: fit on these clips."""
     limit: Annotated[int, Range(1, 10_000)] = 24
-    """Most files that are shown, evenly spread over those given."""
+    """Most files that are shown frame by frame, evenly spread over those given; the map has all."""
+    rows: Literal["classes", "heads"] = "classes"
+    """attention: a row for each class, or for each head of the probe."""
+    classes: tuple[Text, ...] = ()
+    """attention: classes to draw; none: the most probable of each clip."""
+    query: tuple[Text, ...] = ()
+    """map: videos that are looked up among the others."""
+    neighbors: Annotated[int, Range(1, 1000)] = 10
+    """map: nearest neighbors of each clip."""
+    layout: Literal["pca", "umap"] = "pca"
+    """map: how places are found; umap needs the extra `map` (umap-learn)."""
+    batch_size: Few = 16
+    """map: clips in one pass of the encoder."""
     seed: Seed = 0
-    """The random weights of untrained models follow from it."""
+    """The random weights of untrained models, and UMAP, follow from it."""
     overwrite: bool = False
     """Replace pictures of an earlier run."""

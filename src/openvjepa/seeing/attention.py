@@ -22,6 +22,8 @@ from openvjepa.seeing.tokens import ClipTokens
 from openvjepa.weights.hub import LoadedModel
 from openvjepa.weights.probes import Probe
 
+_LINEAR = "a linear probe has no attention: train one with `vjepa probe --kinds attentive`"
+
 
 @dataclass(frozen=True, eq=False)
 class ProbeAttention:
@@ -57,7 +59,7 @@ def probe_attention(probe: Probe, tokens: Tensor, classes: Sequence[int] = ()) -
         ConfigError: the probe is linear and has no attention, or there is no such class.
     """
     if not isinstance(probe, AttentiveClassifier):
-        raise ConfigError("a linear probe has no attention: train one with `vjepa probe --kinds attentive`")
+        raise ConfigError(_LINEAR)
     count = probe.linear.out_features
     if any(not 0 <= number < count for number in classes):
         raise ConfigError(f"classes {list(classes)}: the probe has numbers 0 to {count - 1}")
@@ -111,6 +113,19 @@ def _relevance(logit: Tensor, weights: Tensor) -> Tensor:
     return relevance / relevance.sum(-1, keepdim=True).clamp_min(1e-30)
 
 
+def check_probe(model: LoadedModel) -> AttentiveClassifier:
+    """The attentive probe of a model.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if model.probe is None:
+        raise ConfigError(f"{model.source}: an encoder without a probe: run `vjepa probe {model.source} VIDEOS` first")
+    if not isinstance(model.probe, AttentiveClassifier):
+        raise ConfigError(f"{model.source}: {_LINEAR}")
+    return model.probe
+
+
 @dataclass(frozen=True, eq=False)
 class AttentionRow:
     """One map over the tokens of a clip; it sums to 1."""
@@ -134,20 +149,18 @@ def attention_rows(
     Raises:
         ConfigError: the model has no attentive probe, the clip is of another layer than the last, or no such class.
     """
-    if model.probe is None:
-        raise ConfigError(f"{model.source}: an encoder without a probe: run `vjepa probe {model.source} VIDEOS` first")
+    probe = check_probe(model)
     if clip.layer not in (-1, len(model.encoder.blocks) - 1):
         raise ConfigError(f"a probe reads the last layer, not {clip.layer}: leave layer out")
-    labels = list(model.labels or map(str, range(model.probe.linear.out_features)))
+    labels = list(model.labels or map(str, range(probe.linear.out_features)))
     unknown = [name for name in classes if name not in labels]
     if unknown:
         raise ConfigError(f"no class {unknown[0]!r}: the probe has {', '.join(labels[:20])}")
     tokens = torch.from_numpy(clip.tokens).flatten(0, 2)[None]
     with torch.no_grad():
-        device = next(model.probe.parameters()).device
-        share = model.probe(tokens.to(device)).softmax(-1)[0].cpu()
+        share = probe(tokens.to(next(probe.parameters()).device)).softmax(-1)[0].cpu()
     numbers = [labels.index(name) for name in classes] or [int(share.argmax())]
-    found = probe_attention(model.probe, tokens, numbers if kind == "classes" else ())
+    found = probe_attention(probe, tokens, numbers if kind == "classes" else ())
     grid = clip.grid.shape
     rows = [AttentionRow("attention, mean over the heads", found.mean[0].double().reshape(grid).numpy())]
     if kind == "heads":

@@ -204,11 +204,11 @@ def _encode(
 
 def prepare(frames: NDArray[np.uint8], model: LoadedModel, *, whole: bool, short_side: int | None) -> Tensor:
     """Frames [T, H, W, 3] -> what the encoder sees, uint8 [3, T, H', W'], by the model's own kind of resizing."""
-    antialias = model.antialias or len(frames) == 1
+    antialias = model.clip.antialias or len(frames) == 1
     if not whole:
-        size = model.config.image_hw if short_side is None else (short_side, short_side)
-        return eval_views(frames, size, 1, antialias=antialias)[0]
-    size = whole_size(frames.shape[1], frames.shape[2], short_side or min(model.config.image_hw), model.encoder)
+        size = model.clip.size if short_side is None else (short_side, short_side)
+        return eval_views(frames, size, 1, antialias=antialias, margin=model.clip.margin)[0]
+    size = whole_size(frames.shape[1], frames.shape[2], short_side or min(model.clip.size), model.encoder)
     return resize(channels_first(frames), size, antialias=antialias).transpose(0, 1).contiguous()
 
 

@@ -69,8 +69,8 @@ function choose(clipNumber, modelNumber, token) {
   const first = Math.floor(token / (h * w)) * tubelet;
   const frames = tubelet > 1 ? `frames ${first + 1}-${first + tubelet}` : `frame ${first + 1}`;
   status.textContent = `${clip.title}: ${frames} (${clip.times[first].toFixed(2)} s), row ${(Math.floor(token / w) % h) + 1}, ` +
-    `column ${(token % w) + 1}: similarity of the other tokens from ${low.toFixed(2)} to ${high.toFixed(2)}` +
-    (data.models.length > 1 ? `; ${ranges.map((r, i) => `${data.models[i].name}: ${r[0].toFixed(2)} to ${r[1].toFixed(2)}`).join("; ")}` : "");
+    `column ${(token % w) + 1}. Similarity of the other tokens: ` +
+    ranges.map((range, i) => `${data.models.length > 1 ? `${data.models[i].name}: ` : ""}${range[0].toFixed(2)} to ${range[1].toFixed(2)}`).join("; ");
   history.replaceState(null, "", `#${clipNumber}.${modelNumber}.${token}`);
   views.forEach((view) => view.draw());
 }
