@@ -227,23 +227,24 @@ function drawScale() {
   }
 }
 
+const again = () => chosen && choose(chosen.clip, chosen.model, chosen.token);
+opacity.addEventListener("input", () => views.forEach((view) => view.draw()));
+centered.addEventListener("change", again);
+document.getElementById("clear").addEventListener("click", clear);
+window.addEventListener("resize", () => views.forEach((view) => view.draw()));
+drawScale();
+const [clipNumber, modelNumber, token] = location.hash.slice(1).split(".").map(Number); // a link to a choice
+const found = Number.isInteger(token) ? data.clips[clipNumber]?.models[modelNumber] : undefined;
+if (found && token >= 0 && token < found.numbers.length / 3) choose(clipNumber, modelNumber, token);
+
 Promise.all(data.clips.map(async (clip) => {
   clip.image = new Image();
   clip.image.src = clip.frames;
   await clip.image.decode();
   clip.gray = gray(clip.image);
 })).then(() => {
-  drawScale();
   document.querySelectorAll("section.clip").forEach((section, clip) => {
     section.querySelectorAll("canvas").forEach((canvas, model) => views.push(new View(canvas, clip, model)));
   });
-  const again = () => chosen && choose(chosen.clip, chosen.model, chosen.token);
-  opacity.addEventListener("input", () => views.forEach((view) => view.draw()));
-  centered.addEventListener("change", again);
-  document.getElementById("clear").addEventListener("click", clear);
-  window.addEventListener("resize", () => views.forEach((view) => view.draw()));
-  const [clip, model, token] = location.hash.slice(1).split(".").map(Number);
-  const found = Number.isInteger(token) ? data.clips[clip]?.models[model] : undefined; // a link to a choice
-  if (found && token >= 0 && token < found.numbers.length / 3) choose(clip, model, token);
-  else views.forEach((view) => view.draw());
+  views.forEach((view) => view.draw());
 });
