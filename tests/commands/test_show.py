@@ -136,7 +136,7 @@ def classifier(encoder: Encoder, tmp_path: Path) -> Path:
     """Folder of the encoder with an attentive probe of two classes."""
     torch.manual_seed(4)
     probe = AttentiveClassifier(24, 3, 2).eval()
-    clip = ClipProtocol(num_frames=4, size=(32, 32), fps=6.0)
+    clip = ClipProtocol(num_frames=4, size=(32, 32), frame_step=None, fps=6.0)
     save_model(tmp_path / "probe", encoder, probe=probe, labels=("cat", "dog"), clip=clip)
     return tmp_path / "probe"
 
