@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -134,17 +136,18 @@ def test_unknown_command_suggests_a_near_one() -> None:
             "arch 'vit_larg' is unknown: did you mean vit_large? choose from vit_femto",
         ),
         ("pretrain videos --preset nan", "--preset 'nan' is unknown: did you mean nano? choose from nano, demo"),
-        ("probe a b --kinds attentive linar", "--kinds 'linar' is unknown: did you mean linear?"),
+        ("probe b --model a --kinds attentive linar", "--kinds 'linar' is unknown: did you mean linear?"),
         ("pretrain videos --img-size 1 2 3", "--img-size: give 1 or 2 values, not 3"),
         ("pretrain videos --ema 1", "--ema: give 2 values, not 1"),
         ("models a b", "unexpected argument 'b'"),
+        ("probe a b --model c", "unexpected argument 'b'"),
         ("convert a b", "--to must be given"),
         ("data prepare a", "OUT must be given"),
         ("pretrain --seed 99999999999999999999999", "seed 99999999999999999999999: give a whole number from 0 to"),
         ("pretrain --threads -1", "threads -1: give a whole number from 1 to 1024"),
-        ("probe m v --lrs nan", "lrs nan: give a number from 0 to 100"),
+        ("probe v --model m --lrs nan", "lrs nan: give a number from 0 to 100"),
         ("pretrain --mix nan", "mix nan: give a number"),
-        ("predict m v --window 1e-9", "window 1e-09: give a number from 0.001"),
+        ("predict v --model m --window 1e-9", "window 1e-09: give a number from 0.001"),
         ("pretrain --ema 2 3", "ema 2: give a number from 0 to 1"),
         ("pretrain --warmup 2", "warmup 2: give a number from 0 to 1"),
         ("pretrain --clip-grad -1", "clip_grad -1: give a number above 0"),
@@ -411,3 +414,74 @@ def test_failures_of_a_task_become_one_line(
     captured = capsys.readouterr().err.strip()
     assert words in captured
     assert "\n" not in captured
+
+
+@pytest.mark.parametrize(
+    ("args", "videos", "models"),
+    [
+        ("probe MODEL videos", "videos", "MODEL"),
+        ("probe MODEL videos --steps 1", None, None),
+        ("probe videos --model MODEL", "videos", "MODEL"),
+        ("predict MODEL a.mp4", ("a.mp4",), ("MODEL",)),
+        ("predict MODEL OTHER a.mp4 b.mp4 --json", ("a.mp4", "b.mp4"), ("MODEL", "OTHER")),
+        ("predict MODEL vjepa2-vitl a.mp4", ("a.mp4",), ("MODEL", "vjepa2-vitl")),
+        ("predict a.mp4 b.mp4 --model MODEL OTHER", ("a.mp4", "b.mp4"), ("MODEL", "OTHER")),
+        ("predict a.mp4 b.mp4", ("a.mp4", "b.mp4"), ()),
+        ("evaluate MODEL videos", "videos", ("MODEL",)),
+        ("evaluate MODEL OTHER videos --label x", "videos", ("MODEL", "OTHER")),
+        ("evaluate MODEL OTHER --data videos", "videos", ("MODEL", "OTHER")),
+        ("evaluate videos --model MODEL OTHER", "videos", ("MODEL", "OTHER")),
+        ("evaluate videos", "videos", ()),
+    ],
+)
+def test_videos_come_first_and_the_old_order_is_understood_with_a_warning(
+    args: str, videos: object, models: object, tmp_path: Path
+) -> None:
+    places = {}
+    for name in ("MODEL", "OTHER"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.yaml").touch()
+        places[name] = str(tmp_path / name)
+    words = [places.get(word, word) for word in args.split()]
+    [verb] = [verb for verb in VERBS if verb.words == words[0]]
+    if videos is None:
+        with pytest.raises(ConfigError, match="unknown option --steps"):
+            parse(verb, words[1:])
+        return
+    request = parse(verb, words[1:])
+    expected = tuple(places.get(m, m) for m in models) if isinstance(models, tuple) else places[str(models)]
+    assert getattr(request.config, verb.positional[0]) == videos
+    assert request.config.model == expected
+    if "--model" in words or not models:
+        assert request.notes == ()
+    else:
+        (note,) = request.notes
+        assert note.startswith(f"models are given with --model now: `vjepa {verb.words} ")
+        assert note.endswith("--model " + " ".join(expected if isinstance(expected, tuple) else [expected]) + "`")
+
+
+def documented_commands() -> list[str]:
+    """Command lines in code blocks of the README and the documentation, and the examples of help."""
+    root, found = Path(__file__).parents[1], [example for verb in VERBS for example in verb.examples]
+    for page in (root / "README.md", *sorted((root / "docs").rglob("*.md"))):
+        for block in re.findall(
+            r"```(?:sh|bash|console)?\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL
+        ):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [line for line in lines if re.match(r"(torchrun .*)?vjepa [a-z]", line)]
+    return found
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_documented_commands_are_understood(command: str) -> None:
+    words = shlex.split(command, comments=True)
+    words = words[words.index("vjepa") + 1 :]
+    for verb in VERBS:
+        names = verb.words.split()
+        if words[: len(names)] == names:
+            given = words[len(names) :]
+            if "--config" in given:  # of a run that is not there
+                given[given.index("--config") : given.index("--config") + 2] = []
+            assert parse(verb, [word for word in given if word not in (">", "|")]).notes == ()
+            return
+    raise AssertionError(f"no command: {command}")

@@ -159,7 +159,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def judge(tmp_path: Path, *names: object, **more: Any) -> EvaluateResult:
-    config = EvaluateConfig(runs=tuple(map(str, names)), label="appearance", out=str(tmp_path / "judged"), workers=0)
+    *models, videos = map(str, names)
+    places = {"source": videos, "model": tuple(models), "out": str(tmp_path / "judged")}
+    config = EvaluateConfig(**places, label="appearance", workers=0)  # type: ignore[arg-type]
     return evaluate(replace(config, **{"overwrite": True, **more}))
 
 
@@ -222,7 +224,7 @@ def test_heads_of_one_encoder_share_its_pass(
     np.testing.assert_allclose(voted.probabilities, np.mean([np.eye(6)[a.argmax(1)] for a in alone], axis=0), atol=1e-8)
     videos = tuple(record.path for record in read_index(shapes).select("test").records)
     counted.clear()
-    sets = predict(PredictConfig(str(run.out), (str(second.out), str(motion.out), *videos), workers=0, top=8))
+    sets = predict(PredictConfig(videos, (str(run.out), str(second.out), str(motion.out)), workers=0, top=8))
     assert sum(counted) == 24 * 4, "several label sets in one pass"
     for i, (prediction, truth) in enumerate(zip(sets, motion.outcomes["linear"].probabilities, strict=True)):
         appearance, movement = prediction.answers
@@ -234,7 +236,7 @@ def test_heads_of_one_encoder_share_its_pass(
     with pytest.raises(
         ConfigError, match=r"know different classes .*: only runs with the same classes can be combined"
     ):
-        predict(PredictConfig(str(run.out), (str(motion.out), *videos), workers=0, combine="mean"))
+        predict(PredictConfig(videos, (str(run.out), str(motion.out)), workers=0, combine="mean"))
 
 
 def test_other_clips_need_a_pass_of_their_own(
@@ -274,8 +276,8 @@ def test_classes_are_matched_by_name(run: ProbeResult, shapes: Path, tmp_path: P
     np.testing.assert_allclose(first, together, atol=1e-6)
     video = read_index(shapes).records[0].path
     alone, both = (
-        predict(PredictConfig(str(run.out), videos, workers=0, top=6))[0].top
-        for videos in ((video,), (str(tmp_path / "turned"), video))
+        predict(PredictConfig((video,), models, workers=0, top=6))[0].top
+        for models in ((str(run.out),), (str(run.out), str(tmp_path / "turned")))
     )
     assert [name for name, _ in alone] == [name for name, _ in both]
     np.testing.assert_allclose([p for _, p in alone], [p for _, p in both], atol=1e-6)
@@ -402,8 +404,10 @@ def test_what_cannot_be_evaluated_is_named(run: ProbeResult, saved: Path, shapes
         judge(tmp_path, run.out, listing(tmp_path / "one.csv", [(str(shapes), "star")]), label=None, split="train")
     with pytest.raises(CheckpointError, match="an encoder without a classifier"):
         judge(tmp_path, saved, shapes)
-    with pytest.raises(ConfigError, match=r"give run folders .* and then labelled videos"):
+    with pytest.raises(ConfigError, match="no model given: --model names run folders"):
         judge(tmp_path, shapes)
+    with pytest.raises(ConfigError, match="no videos given"):
+        judge(tmp_path, run.out, "")
     with pytest.raises(ConfigError, match="segments 0"):
         EvaluateConfig(segments=0)
     with pytest.raises(ConfigError, match="give frame_step or fps, not both"):
@@ -434,7 +438,7 @@ def test_a_folder_of_hugging_face_is_judged_by_its_labels(shapes: Path, tmp_path
         np.testing.assert_allclose(shares, logits.softmax(-1).numpy(), atol=1e-5)
     named = [theirs.config.id2label[int(i)] for i in evaluation.probabilities.argmax(1)]
     assert evaluation.metrics.top1 == pytest.approx(100 * metrics.accuracy_score([label for _, label in rows], named))
-    (found,) = predict(PredictConfig(str(source), (paths[0],), workers=0, top=5))
+    (found,) = predict(PredictConfig((paths[0],), (str(source),), workers=0, top=5))
     np.testing.assert_allclose([p for _, p in found.top], sorted(evaluation.probabilities[0])[::-1], atol=1e-6)
 
 
@@ -454,7 +458,19 @@ def test_a_fine_tuned_model_is_judged_as_it_was_tested(
 
 def test_the_command_line_evaluates_and_combines(run: ProbeResult, shapes: Path, tmp_path: Path, capsys: Any) -> None:
     out, few = str(tmp_path / "judged"), ["--segments", "1", "--views", "1", "--workers", "0"]
-    given = [str(run.out), str(run.out), str(shapes), "--label", "appearance", "--out", out, "--combine", "vote", *few]
+    given = [
+        str(shapes),
+        "--model",
+        str(run.out),
+        str(run.out),
+        "--label",
+        "appearance",
+        "--out",
+        out,
+        "--combine",
+        "vote",
+        *few,
+    ]
     assert main(["evaluate", *given]) == 0
     assert "all 2 (vote)" in capsys.readouterr().out.replace("\n", " ")
     names = [row["name"] for row in json.loads((tmp_path / "judged" / "results.json").read_text())["results"]]
@@ -462,8 +478,22 @@ def test_the_command_line_evaluates_and_combines(run: ProbeResult, shapes: Path,
     assert main(["evaluate", *given]) == 1
     assert "add --overwrite" in capsys.readouterr().err
     assert main(["evaluate", str(run.out)]) == 1
+    assert "no model given" in capsys.readouterr().err
     video = read_index(shapes).records[0].path
     assert (
-        main(["predict", str(run.out), str(run.out), video, "--window", "0.1", "--csv", str(tmp_path / "w.csv")]) == 0
+        main(
+            [
+                "predict",
+                video,
+                "--model",
+                str(run.out),
+                str(run.out),
+                "--window",
+                "0.1",
+                "--csv",
+                str(tmp_path / "w.csv"),
+            ]
+        )
+        == 0
     )
     assert len((tmp_path / "w.csv").read_text().splitlines()) > 1

@@ -371,7 +371,7 @@ def test_a_run_writes_what_it_found(config: FinetuneConfig, capsys: pytest.Captu
     assert {"confusion", "predictions"} <= tags["images"]
     capsys.readouterr()
     rows_of = [row for row in csv.DictReader((shapes / "index.csv").open()) if row["split"] == "test"]
-    predict(PredictConfig(str(out), tuple(str(shapes / r["path"]) for r in rows_of), json=True, top=1, workers=0))
+    predict(PredictConfig(tuple(str(shapes / r["path"]) for r in rows_of), (str(out),), json=True, top=1, workers=0))
     named = [item["top"][0]["class"] for item in json.loads(capsys.readouterr().out)]
     right = np.mean([name == row["appearance"] for name, row in zip(named, rows_of, strict=True)])
     assert 100 * right == pytest.approx(result.metrics.top1)

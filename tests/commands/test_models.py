@@ -47,7 +47,7 @@ def test_details_say_how_to_load_it(capsys: pytest.CaptureFixture[str], home: Pa
         "facebook/vjepa2-vitl-fpc64-256",
         "https://dl.fbaipublicfiles.com/vjepa2/evals/ssv2-vitl-16x2x3.pt",
         'openvjepa.load_model("vjepa2-vitl", probe="ssv2")',
-        "vjepa probe vjepa2-vitl videos/",
+        "vjepa probe videos/ --model vjepa2-vitl",
         "64 frames of 256 px",
         "not downloaded yet",
     ):

@@ -45,7 +45,7 @@ def probed(saved: Path, shapes: Path, tmp_path: Path) -> ProbeResult:
 
 
 def run(probed: ProbeResult, *videos: object, **settings: object) -> list[Prediction]:
-    config = PredictConfig(run=str(probed.out), videos=tuple(map(str, videos)), top=8, workers=0)
+    config = PredictConfig(model=(str(probed.out),), videos=tuple(map(str, videos)), top=8, workers=0)
     return predict(replace(config, **settings))
 
 
@@ -139,20 +139,20 @@ def test_a_run_is_self_contained(probed: ProbeResult, saved: Path, shapes: Path,
 
 def test_runs_without_a_classifier_are_errors(probed: ProbeResult, saved: Path, shapes: Path, tmp_path: Path) -> None:
     video = sorted((shapes / "videos").iterdir())[0]
-    with pytest.raises(ConfigError, match="give the run folder of a probe, and videos"):
+    with pytest.raises(ConfigError, match="no videos given"):
         run(probed)
     with pytest.raises(CheckpointError, match="no such file or folder"):
-        predict(PredictConfig(run=str(tmp_path / "nothing"), videos=(str(video),)))
+        predict(PredictConfig(model=(str(tmp_path / "nothing"),), videos=(str(video),)))
     with pytest.raises(CheckpointError, match="an encoder without a classifier: run `vjepa probe"):
-        predict(PredictConfig(run=str(saved), videos=(str(video),)))
+        predict(PredictConfig(model=(str(saved),), videos=(str(video),)))
     knn = ProbeConfig(model=str(saved), source=str(shapes), label="motion", out=str(tmp_path / "knn"), kinds=("knn",))
     probe(replace(knn, workers=0))
     with pytest.raises(CheckpointError, match="no classifier that can predict"):
-        predict(PredictConfig(run=str(tmp_path / "knn"), videos=(str(video),)))
+        predict(PredictConfig(model=(str(tmp_path / "knn"),), videos=(str(video),)))
     tensors, metadata = read_tensors(probed.out / WEIGHTS)
     metadata["classifier"]["plan"]["segments"] = "many"
     write_tensors(probed.out / WEIGHTS, tensors, metadata)
     with pytest.raises(CheckpointError, match="its classifier cannot be read"):
         run(probed, video)
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="top 0: give a whole number from 1"):
         PredictConfig(top=0)

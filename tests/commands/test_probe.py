@@ -569,9 +569,9 @@ def test_images_in_class_folders_are_probed(config: ProbeConfig, tmp_path: Path)
     assert {kind: outcome.test_top1 for kind, outcome in result.outcomes.items()} == dict.fromkeys(result.outcomes, 100)
     clips = json.loads((Path(config.out) / "results.json").read_text())["clips"]
     assert (clips["segments"], clips["spec"]["num_frames"]) == (1, 4), "one clip, of one repeated frame"
-    (found,) = predict(PredictConfig(str(result.out), (str(tmp_path / "images/val/n02/0.jpg"),), workers=0))
+    (found,) = predict(PredictConfig((str(tmp_path / "images/val/n02/0.jpg"),), (str(result.out),), workers=0))
     assert found.top[0][0] == "n02"
     (judged,) = evaluate(
-        EvaluateConfig((str(result.out),), images.source, str(tmp_path / "judged"), workers=0)
+        EvaluateConfig((str(result.out),), str(tmp_path / "judged"), source=images.source, workers=0)
     ).evaluations
     assert (judged.metrics.top1, judged.passes) == (100, 1)

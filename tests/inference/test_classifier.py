@@ -31,7 +31,7 @@ def classifier(run: Path) -> VideoClassifier:
 
 def test_files_are_predicted_as_by_the_command(run: Path, classifier: VideoClassifier, shapes: Path) -> None:
     files = [record.path for record in read_index(shapes, label="motion").select("test").records[:3]]
-    expected = predict(PredictConfig(run=str(run), videos=tuple(files), workers=0))
+    expected = predict(PredictConfig(model=(str(run),), videos=tuple(files), workers=0))
     found = classifier.predict(files)
     for ours, theirs in zip(found, expected, strict=True):
         assert [name for name, _ in ours.top] == [name for name, _ in theirs.top]

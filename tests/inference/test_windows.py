@@ -74,7 +74,7 @@ def long(tmp_path: Path) -> Path:
 
 
 def say(run: Path, *videos: object, **settings: Any) -> list[Prediction]:
-    config = PredictConfig(str(run), tuple(map(str, videos)), window=1.0, stride=0.5, workers=0)
+    config = PredictConfig(tuple(map(str, videos)), (str(run),), window=1.0, stride=0.5, workers=0)
     return predict(replace(config, **settings))
 
 
@@ -159,7 +159,7 @@ def test_a_window_is_answered_like_a_video(run: Path, long: Path, tmp_path: Path
 
 def test_several_runs_follow_together(run: Path, long: Path) -> None:
     (one,) = say(run, long)
-    (both,) = say(run, run, long)
+    (both,) = say(run, long, model=(str(run), str(run)))
     assert one.timeline is not None
     assert both.timeline is not None
     np.testing.assert_allclose(both.timeline.probabilities, one.timeline.probabilities, atol=1e-9)
@@ -287,9 +287,9 @@ def test_what_cannot_be_followed_is_named(run: Path, long: Path, tmp_path: Path)
     with pytest.raises(ConfigError, match=r"x\.avi: name a file that ends with \.mp4"):
         say(run, long, annotate="x.avi")
     with pytest.raises(ConfigError, match="annotate is for long videos: give window"):
-        PredictConfig(str(run), (str(long),), annotate="x.mp4")
+        PredictConfig((str(long),), (str(run),), annotate="x.mp4")
     with pytest.raises(ConfigError, match="window 0: give a number from"):
-        PredictConfig(str(run), (str(long),), window=0)
+        PredictConfig((str(long),), (str(run),), window=0)
     with pytest.raises(CheckpointError, match="cannot be written"):
         say(run, long, csv=str(empty / "x.csv"))
 

@@ -170,6 +170,8 @@ def _parser(verb: Verb, flags: Sequence[Flag], *, with_positionals: bool) -> _Pa
             if title not in groups:
                 groups[title] = parser.add_argument_group(title, _escaped(flag.about) or None)
             _add(groups[title], flag)
+    for name in verb.hidden:
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     _add_common(parser, verb)
     return parser
 

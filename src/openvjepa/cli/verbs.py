@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from openvjepa.cli import old_orders
+
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 
@@ -75,6 +77,8 @@ class Verb:
     """Place of the function that shows the result, called with it and the configuration; None: nothing is shown."""
     status: Callable[[Any], int] = done
     """What the function returns -> exit status."""
+    hidden: tuple[str, ...] = ()
+    """Options of version 0.1 that `old_order` still understands."""
     old_order: Callable[[list[str], dict[str, Any]], tuple[list[str], list[str]]] | None = None
     """Reads the order of arguments of version 0.1: (words without a flag, what is given by field) -> (words, warnings)."""
 
@@ -147,14 +151,16 @@ VERBS = (
         "probe",
         "Train attentive, linear and kNN classifiers on the frozen features of an encoder.",
         (
-            "vjepa probe runs/mine videos/",
-            "vjepa probe runs/mine list.csv --label action --out runs/action",
-            "vjepa probe runs/mine images/ --kinds linear knn",
-            "vjepa probe runs/mine videos/ --label-fraction 0.05 0.1 0.5 --draws 3",
+            "vjepa probe videos/ --model runs/mine",
+            "vjepa probe list.csv --model runs/mine --label action --out runs/action",
+            "vjepa probe images/ --model vjepa2-vitl --kinds linear knn",
+            "vjepa probe videos/ --model runs/mine --label-fraction 0.05 0.1 0.5 --draws 3",
         ),
         "config.commands:ProbeConfig",
         "commands.probe:probe",
-        positional=("model", "source"),
+        positional=("source",),
+        needed=("model",),
+        old_order=old_orders.probe,
     ),
     Verb(
         "finetune",
@@ -167,6 +173,7 @@ VERBS = (
         "config.finetune:FinetuneConfig",
         "commands.finetune:finetune",
         positional=("source",),
+        needed=("model",),
         presets="config.presets:FINETUNE_PRESETS",
         status=_missing,
     ),
@@ -174,26 +181,31 @@ VERBS = (
         "predict",
         "Name the likeliest classes of videos with one or several probes; follow long videos over time.",
         (
-            "vjepa predict runs/action new.mp4",
-            "vjepa predict runs/action folder/ --json",
-            "vjepa predict runs/a runs/b new.mp4 --combine vote",
-            "vjepa predict runs/action long.mp4 --window 2 --stride 1 --csv long.csv --timeline long.png --annotate out.mp4",
+            "vjepa predict new.mp4 --model runs/action",
+            "vjepa predict folder/ --model runs/action --json",
+            "vjepa predict new.mp4 --model runs/a runs/b --combine vote",
+            "vjepa predict long.mp4 --model runs/action --window 2 --stride 1 --csv l.csv --timeline l.png --annotate l.mp4",
         ),
         "config.commands:PredictConfig",
         "commands.predict:predict",
-        positional=("run", "videos"),
+        positional=("videos",),
+        needed=("model",),
+        old_order=old_orders.predict,
         status=_all_unreadable,
     ),
     Verb(
         "evaluate",
         "Measure classifiers on labelled videos: accuracy, classes, confusion, calibration, cost; alone and together.",
         (
-            "vjepa evaluate runs/action test-videos/",
-            "vjepa evaluate runs/a runs/b list.csv --label action --segments 4 --views 3",
+            "vjepa evaluate test-videos/ --model runs/action",
+            "vjepa evaluate list.csv --model runs/a runs/b --label action --segments 4 --views 3",
         ),
         "config.commands:EvaluateConfig",
         "commands.evaluate:evaluate",
-        positional=("runs",),
+        positional=("source",),
+        needed=("model",),
+        hidden=("data",),
+        old_order=old_orders.evaluate,
     ),
     Verb(
         "compare",
@@ -215,6 +227,7 @@ VERBS = (
         "config.commands:EmbedConfig",
         "commands.embed:embed",
         positional=("source",),
+        needed=("model",),
     ),
     Verb(
         "show",
@@ -229,6 +242,7 @@ VERBS = (
         "config:ShowConfig",
         "commands.show:show",
         positional=("videos",),
+        needed=("model",),
         status=_wrote_files,
     ),
     Verb(

@@ -98,7 +98,7 @@ def demo(config: DemoConfig) -> Results:
     chosen = _some(read_index(data, label="motion").select("test"))
     predictions = predict(
         PredictConfig(
-            run=str(out / "probe-motion"), videos=tuple(r.path for r in chosen.records), threads=config.threads
+            videos=tuple(r.path for r in chosen.records), model=(str(out / "probe-motion"),), threads=config.threads
         )
     )
     finished("predict")

@@ -37,17 +37,16 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         CheckpointError: a run cannot be read or holds no classifier, or the results cannot be written.
         DataError: the videos cannot be read, have no labels, or have labels that a run does not know.
     """
-    runs, data = (config.runs, config.data) if config.data else (config.runs[:-1], "".join(config.runs[-1:]))
-    if not runs or not data:
-        raise ConfigError(
-            "give run folders of probes or fine-tunings, and then labelled videos: a folder, list or CSV file"
-        )
+    if not config.source:
+        raise ConfigError("no videos given: name a folder, a list or a CSV file of labeled videos")
+    if not config.model:
+        raise ConfigError("no model given: --model names run folders of probes or fine-tunings")
     out = Path(config.out)
     if not config.overwrite and any((out / name).exists() for name in RUN_FILES):
         raise ConfigError(f"{out}: holds an evaluation already: add --overwrite to replace it, or choose another --out")
-    chosen = videos_for(runs, data, label=config.label, split=config.split)
+    chosen = videos_for(config.model, config.source, label=config.label, split=config.split)
     rate = {"frame_step": config.frame_step, "fps": config.fps}
-    members = load_members(runs, chosen.index.records, segments=config.segments, views=config.views, **rate)
+    members = load_members(config.model, chosen.index.records, segments=config.segments, views=config.views, **rate)
     if config.combine is not None:
         check_combinable(members)
     for member in members:

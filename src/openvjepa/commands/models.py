@@ -173,7 +173,7 @@ def _details(model: ModelHere) -> Table:
         **{f"probe {name}": url for name, url in info.probes.items()},
         "here": model.path or "not downloaded yet: comes when it is first used",
         "Python": f'openvjepa.load_model("{info.name}"{option})',
-        "command line": f"vjepa probe {info.name} videos/",
+        "command line": f"vjepa probe videos/ --model {info.name}",
     }
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 
 from rich.console import Console
@@ -28,8 +27,6 @@ from openvjepa.inference.timeline import Timeline, write_csv
 from openvjepa.inference.windows import follow
 from openvjepa.reports.video import annotate_video, draw_timeline
 from openvjepa.train.distributed import Runtime, make_runtime
-from openvjepa.weights import registry
-from openvjepa.weights.hub import HF_SETTINGS, SETTINGS
 
 LISTS = (".txt", ".csv")
 
@@ -48,15 +45,16 @@ def predict(config: PredictConfig) -> list[Prediction]:
         ConfigError: no videos are given, or runs with different classes are to be combined.
         CheckpointError: a run cannot be read or holds no classifier, or a file cannot be written.
     """
-    runs, videos = split_runs(config)
-    if not runs or not videos:
-        raise ConfigError("give the run folder of a probe, and videos: files, folders or lists")
-    wanted = list(_expand(videos))
+    if not config.videos:
+        raise ConfigError("no videos given: name files, folders or lists")
+    if not config.model:
+        raise ConfigError("no model given: --model names the run folder of a probe or fine-tuning")
+    wanted = list(_expand(config.videos))
     records = tuple(VideoRecord(path) for path, error in wanted if error is None)
     _check_files(config, [path for path, _ in wanted])
     segments = config.segments if config.window is None else config.segments or 1
     rate = {"frame_step": config.frame_step, "fps": config.fps}
-    members = load_members(runs, records, segments=segments, views=config.views, **rate)
+    members = load_members(config.model, records, segments=segments, views=config.views, **rate)
     if config.combine is not None or config.window is not None:
         check_combinable(members)
     train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
@@ -135,19 +133,6 @@ def _write(config: PredictConfig, timelines: Sequence[Timeline]) -> None:
         draw_timeline(Path(config.timeline), timelines[0])
     if config.annotate is not None:
         annotate_video(Path(config.annotate), timelines[0])
-
-
-def split_runs(config: PredictConfig) -> tuple[list[str], tuple[str, ...]]:
-    """Runs and videos: model folders, and names of published models, that stand before the videos are runs too."""
-    more = list(takewhile(_is_model, config.videos))
-    return ([config.run, *more] if config.run else []), config.videos[len(more) :]
-
-
-def _is_model(name: str) -> bool:
-    folder = Path(name)
-    if folder.exists():
-        return any((folder / settings).is_file() for settings in (SETTINGS, HF_SETTINGS))
-    return registry.find(name) is not None
 
 
 def _expand(videos: Sequence[str]) -> Iterator[tuple[str, str | None]]:

@@ -10,7 +10,6 @@ from openvjepa.config.parts import (
     ClipConfig,
     Combine,
     ComputeConfig,
-    LabelConfig,
     LabelSource,
     LoaderConfig,
     Precision,
@@ -60,7 +59,7 @@ class ProbeConfig(SplitConfig, ClipConfig, ComputeConfig, LoaderConfig):
     """Everything `vjepa probe` does; saved as config.yaml in the run folder."""
 
     model: str = ""
-    """Encoder: the run folder of a pretraining or a checkpoint file."""
+    """Encoder: a name that `vjepa models` lists, a checkpoint file, a Hugging Face folder or id, or a run folder."""
     out: Text = "runs/probe"
     """Run folder."""
     kinds: Annotated[tuple[Literal["grid", "linear", "attentive", "knn"], ...], AtLeastOne()] = (
@@ -71,7 +70,7 @@ class ProbeConfig(SplitConfig, ClipConfig, ComputeConfig, LoaderConfig):
     )
     """Classifiers to train; the one that is best on validation is saved (kNN cannot be)."""
     train_views: Few = 4
-    """Clips of each training video: the plain centre view, and random clips with random crops (never flipped, as labels
+    """Clips of each training video: the plain center view, and random clips with random crops (never flipped, as labels
     may tell left from right)."""
     crop_scale: Scale = (0.5, 1.0)
     """Area of the random crop as a share of the frame, least and most."""
@@ -105,11 +104,11 @@ class ProbeConfig(SplitConfig, ClipConfig, ComputeConfig, LoaderConfig):
 class PredictConfig(ClipConfig, ComputeConfig, LoaderConfig):
     """Everything `vjepa predict` does."""
 
-    run: str = ""
-    """Run folder of `vjepa probe` or `vjepa finetune`, or a model that comes with a classifier (a Hugging Face folder or id).
-    More runs may follow; their answers are combined."""
     videos: tuple[Text, ...] = ()
-    """Video files, folders of them, lists or CSV files; model folders that stand before them are more runs."""
+    """Video files, folders of them, lists or CSV files."""
+    model: tuple[Text, ...] = ()
+    """Classifiers: run folders of `vjepa probe` or `vjepa finetune`, or models that come with a classifier (a Hugging Face folder
+    or id). The answers of several are combined."""
     top: Count = 5
     """Classes shown for each video."""
     json: bool = False
@@ -136,14 +135,12 @@ class PredictConfig(ClipConfig, ComputeConfig, LoaderConfig):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(ClipConfig, LabelConfig, ComputeConfig, LoaderConfig):
+class EvaluateConfig(LabelSource, ClipConfig, ComputeConfig, LoaderConfig):
     """Everything `vjepa evaluate` does."""
 
-    runs: tuple[Text, ...] = ()
-    """Run folders of `vjepa probe` or `vjepa finetune`, or models that come with a classifier (a Hugging Face folder or id);
-    after them, unless data is given, the labelled videos: a folder, list or CSV file."""
-    data: Text | None = None
-    """Labelled videos; None: what stands last among the runs."""
+    model: tuple[Text, ...] = ()
+    """Classifiers: run folders of `vjepa probe` or `vjepa finetune`, or models that come with a classifier (a Hugging Face folder
+    or id). Several are measured alone and together."""
     out: Text = "runs/evaluate"
     """Folder for results.json, report.html and predictions.csv."""
     split: Split = "auto"
@@ -181,7 +178,7 @@ class EmbedConfig(LabelSource, ClipConfig, ComputeConfig, LoaderConfig):
     batch_size: Count = 32
     """Clips in one pass of the encoder."""
     overwrite: bool = False
-    """Replace what is there; an unfinished run is begun anew."""
+    """Replace what is there; an unfinished run starts again."""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def _block_starts(length: int) -> Iterable[int]:
 def splits_csv(splits: Mapping[str, VideoIndex]) -> bytes:
     """Content of a run's splits.csv: absolute path, content, label and split of every video, start and end if it has any.
 
-    It is a list of videos itself: `vjepa probe MODEL RUN/splits.csv` repeats the same splits.
+    It is a list of videos itself: `vjepa probe RUN/splits.csv --model MODEL` repeats the same splits.
     """
     keys: dict[str, str] = {}
     rows: list[dict[str, object]] = []

@@ -141,7 +141,9 @@ def load_classifier(source: str | Path, records: tuple[VideoRecord, ...] = ()) -
         raise CheckpointError(f"{folder}: holds no classifier that can predict: probe with --kinds attentive or linear")
     model = load_model(source)
     if model.probe is None:
-        raise CheckpointError(f"{source}: an encoder without a classifier: run `vjepa probe {source} VIDEOS` first")
+        raise CheckpointError(
+            f"{source}: an encoder without a classifier: run `vjepa probe VIDEOS --model {source}` first"
+        )
     labels = model.labels or tuple(str(number) for number in range(model.probe.linear.out_features))
     stored = _stored_plan(folder / WEIGHTS) if (folder / SETTINGS).exists() else None
     plan = stored or plan_for(model, records or (VideoRecord("video"),))
