@@ -72,7 +72,9 @@ def lines(result: EmbedResult) -> list[dict[str, Any]]:
 def direct(encoder: Encoder, source: Path, layer: int = 1, **clips: int) -> torch.Tensor:
     """Tokens [n, V, N, D] of the clips of an index, by the encoder alone."""
     dataset = EvalClips(read_index(source), ClipSpec(4, 1, None), (32, 32), **clips)
-    return torch.stack([encoder(normalize(dataset[i][0]), out_layers=[layer])[0] for i in range(len(dataset))])
+    return torch.stack(
+        [encoder.forward_intermediates(normalize(dataset[i][0]), [layer])[0] for i in range(len(dataset))]
+    )
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------

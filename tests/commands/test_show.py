@@ -111,7 +111,7 @@ def test_what_is_refused(videos: Path, saved: Path, tmp_path: Path) -> None:
         run(videos / "broken.mp4", saved, out=tmp_path / "p")
     with pytest.raises(DataError, match="none of 1 files"):
         run(videos / "missing.mp4", saved, out=tmp_path / "p")
-    with pytest.raises(ConfigError, match="out_layers"):
+    with pytest.raises(ConfigError, match="this encoder has the outputs of blocks"):
         run(videos, saved, out=tmp_path / "p", layer=9)
     assert not (tmp_path / "p").exists()
 

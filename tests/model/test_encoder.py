@@ -104,12 +104,12 @@ def test_all_tokens_kept_in_another_order(encoder: Encoder) -> None:
 
 def test_several_masks_and_layers(encoder: Encoder) -> None:
     video, masks = torch.randn(2, 3, 4, 16, 16), [some_ids(3), some_ids(5, seed=2)]
-    for out, ids in zip(encoder(video, masks), masks, strict=True):
+    for out, ids in zip(encoder.forward_masks(video, masks), masks, strict=True):
         torch.testing.assert_close(out, encoder(video, ids))
-    last, first = encoder(video, masks[0], out_layers=[1, 0])
+    last, first = encoder.forward_intermediates(video, [1, 0], masks[0])
     torch.testing.assert_close(last, encoder(video, masks[0]))
     expected = encoder.norm(encoder.blocks[0](encoder.embed(video)))
-    torch.testing.assert_close(encoder(video, out_layers=[0])[0], expected)
+    torch.testing.assert_close(encoder.forward_intermediates(video, [0])[0], expected)
     assert first.shape == last.shape
 
 
@@ -166,4 +166,4 @@ def test_shapes_without_values(positions: Literal["sincos", "rope-tiled", "rope"
     tokens = encoder(torch.zeros(1, 3, 4, 32, 32, device="meta"))
     assert (tokens.shape, tokens.device.type) == ((1, 8, 96), "meta")
     ids = torch.arange(4, device="meta")[None]
-    assert predictor(tokens[:, :4], ids, ids + 4).shape == (1, 4, 96)
+    assert predictor(tokens[:, :4], ids, ids + 4).masked.shape == (1, 4, 96)

@@ -33,7 +33,7 @@ def test_tokens_are_those_of_the_encoder(model: LoadedModel, clips_folder: Path)
     np.testing.assert_allclose(second.times, np.arange(10, 14) / 12, atol=1e-4)
     frames = open_video(path).frames(range(10, 14)).frames
     (clip,) = eval_views(frames, (32, 32), 1)
-    (truth,) = model.encoder(normalize(clip[None]), out_layers=[0])
+    (truth,) = model.encoder.forward_intermediates(normalize(clip[None]), [0])
     np.testing.assert_allclose(second.tokens.reshape(8, 24), truth[0].numpy(), atol=1e-5)
     np.testing.assert_array_equal(second.frames, clip.permute(1, 2, 3, 0).numpy())
     assert second.grid.shape == (2, 2, 2)

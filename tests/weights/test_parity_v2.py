@@ -114,7 +114,7 @@ def test_encoders(model: LoadedModel, online: Encoder, io: dict[str, Tensor]) ->
 def test_inside_the_first_block(online: Encoder, io: dict[str, Tensor]) -> None:
     x = online.embed(io["video8"])
     torch.testing.assert_close(x, io["patch_embed_out8"], **CLOSE)
-    layers = online(io["video8"], out_layers=[0, 1])
+    layers = online.forward_intermediates(io["video8"], [0, 1])
     torch.testing.assert_close(torch.cat(layers, dim=1), io["out_layers_0_1_concat_tokens"], **CLOSE)
     torch.testing.assert_close(online.norm(io["block0_out8"]), layers[0], **CLOSE)
 
@@ -126,7 +126,7 @@ def test_masked_encoder_predictor_and_targets(
     enc, pred = io[f"masks_enc_fpc{frames}_{mask}"], io[f"masks_pred_fpc{frames}_{mask}"]
     context = online(io[f"video{frames}"], enc)
     torch.testing.assert_close(context, io[f"ctx_out_fpc{frames}_{mask}"], **CLOSE)
-    out = predictor(context, enc, pred, {4: 0, 8: 1}[frames])
+    out = predictor(context, enc, pred, {4: 0, 8: 1}[frames]).masked
     torch.testing.assert_close(out, io[f"pred_out_fpc{frames}_{mask}"], **CLOSE)
     targets = normalize_targets(model.encoder(io[f"video{frames}"]))
     torch.testing.assert_close(gather_tokens(targets, pred), io[f"target_fpc{frames}_{mask}"], **CLOSE)
@@ -141,12 +141,12 @@ def test_order_of_the_ids_does_not_matter(online: Encoder, predictor: Predictor,
     enc, pred = io["masks_enc_shuffled"], io["masks_pred_shuffled"]
     context = online(io["video8"], enc)
     torch.testing.assert_close(context, io["ctx_out_shuffled"], **CLOSE)
-    torch.testing.assert_close(predictor(context, enc, pred, 1), io["pred_out_shuffled_maskindex1"], **CLOSE)
+    torch.testing.assert_close(predictor(context, enc, pred, 1).masked, io["pred_out_shuffled_maskindex1"], **CLOSE)
 
 
 def test_all_tokens_of_the_predictor(predictor: Predictor, io: dict[str, Tensor]) -> None:
     enc, pred = io["masks_enc_fpc8_0"], io["masks_pred_fpc8_0"]
-    predicted, seen = predictor.predict(io["ctx_out_fpc8_0"], enc, pred, 1)
+    predicted, seen = predictor(io["ctx_out_fpc8_0"], enc, pred, 1)
     torch.testing.assert_close(predicted, io["pred_default_maskindex1"], **CLOSE)
     order = torch.cat([enc, pred], dim=1).argsort(dim=1)
     together = gather_tokens(torch.cat([seen, predicted], dim=1), order)
@@ -242,7 +242,7 @@ def test_without_rope(tmp_path: Path) -> None:
     context = model.encoder(tensors["video8"], enc)
     torch.testing.assert_close(context, tensors["ctx_out"], **CLOSE)
     assert isinstance(model.predictor, Predictor)
-    torch.testing.assert_close(model.predictor(context, enc, pred, 1), tensors["pred_out_maskindex1"], **CLOSE)
+    torch.testing.assert_close(model.predictor(context, enc, pred, 1).masked, tensors["pred_out_maskindex1"], **CLOSE)
 
 
 def test_action_conditioned_predictor(tmp_path: Path) -> None:
@@ -275,7 +275,9 @@ def test_v_jepa_1_with_noisy_targets(tmp_path: Path) -> None:
     known = tensors["noisy_tokens"]
     assert min((noisy - known).abs().max(), (noisy + codes - known).abs().max()) < 1e-5
     torch.manual_seed(99)
-    out = predictor(tensors["ctxt"], tensors["masks_enc"], tensors["masks_pred"], noisy_targets=tensors["target"])
+    out = predictor(
+        tensors["ctxt"], tensors["masks_enc"], tensors["masks_pred"], noisy_targets=tensors["target"]
+    ).masked
     torch.testing.assert_close(out, tensors["pred_out"], **CLOSE)
 
 

@@ -113,11 +113,11 @@ def test_levels(model: LoadedModel, inputs: dict[str, Tensor], expected: dict[st
     for name in ("video", "image"):
         torch.testing.assert_close(model.encoder(inputs[name], num_levels=4), expected[f"{name}_hier"], **CLOSE)
     torch.testing.assert_close(model.encoder(inputs["video"], num_levels=1), expected["video_hier_ndist1"], **CLOSE)
-    layers = model.encoder(inputs["video"], out_layers=[2, 5, 8, 11])
+    layers = model.encoder.forward_intermediates(inputs["video"], [2, 5, 8, 11])
     for number, layer in enumerate(layers):
         torch.testing.assert_close(layer, expected[f"video_out_layers_{number}"], **CLOSE)
     with pytest.raises(ConfigError, match="blocks 2, 5, 8, 11"):
-        model.encoder(inputs["video"], out_layers=[3])
+        model.encoder.forward_intermediates(inputs["video"], [3])
 
 
 @pytest.mark.parametrize("name", ["video_mask_enc_0", "video_mask_enc_1", "image_mask_enc_0"])
@@ -130,7 +130,7 @@ def test_masked_encoder(name: str, model: LoadedModel, inputs: dict[str, Tensor]
 
 def test_several_masks(model: LoadedModel, inputs: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     ids = inputs["video_mask_enc_0"]
-    both = torch.cat(model.encoder(inputs["video"], [ids, ids.flip(1)]))
+    both = torch.cat(model.encoder.forward_masks(inputs["video"], [ids, ids.flip(1)]))
     torch.testing.assert_close(both, expected["video_masked_list"], **CLOSE)
 
 
@@ -162,7 +162,7 @@ def test_predictor(flavour: str, name: str, student: LoadedModel, inputs: dict[s
     context = student.encoder(inputs[kind], enc, num_levels=4)
     torch.testing.assert_close(context, tensors[f"in_{name}"], **CLOSE)
     predictor, image = predictor_of(model), kind == "image"
-    predicted, seen = predictor.predict(context, enc, pred, 0, image=image)
+    predicted, seen = predictor(context, enc, pred, 0, image=image)
     torch.testing.assert_close(predicted, tensors[f"{flavour}_{name}_pred"], **CLOSE)
     torch.testing.assert_close(seen, tensors[f"{flavour}_{name}_ctx"], **CLOSE)
 
@@ -171,8 +171,10 @@ def test_predictor_calls(model: LoadedModel, inputs: dict[str, Tensor]) -> None:
     tensors = load_file(V21 / "predictor_gstyle.safetensors")
     predictor, context = predictor_of(model), tensors["in_video_0"]
     enc, pred = inputs["video_mask_enc_0"], inputs["video_mask_pred_0"]
-    torch.testing.assert_close(predictor(context, enc, pred, 1), tensors["hub_video_0_default_args_pred"], **CLOSE)
-    shuffled = predictor(context, enc, tensors["shuffled_mask_pred"], 0)
+    torch.testing.assert_close(
+        predictor(context, enc, pred, 1).masked, tensors["hub_video_0_default_args_pred"], **CLOSE
+    )
+    shuffled = predictor(context, enc, tensors["shuffled_mask_pred"], 0).masked
     torch.testing.assert_close(shuffled, tensors["hub_video_0_shuffled_pred"], **CLOSE)
 
 
@@ -187,7 +189,7 @@ def test_anticipation(steps: int, name: str, inputs: dict[str, Tensor]) -> None:
     ahead = 16 + 16 * (tensors["anticipation_times"] * 4 / 2).long()[:, None] + torch.arange(16)
     out = [tokens[..., -dim:]]
     for _ in range(steps):
-        predicted = predictor(tokens, seen, ahead, 1, grid=grid)
+        predicted = predictor(tokens, seen, ahead, 1, grid=grid).masked
         out.append(predicted[..., -dim:])
         tokens = torch.cat([tokens[:, 16:], predicted], dim=1)
     torch.testing.assert_close(torch.cat(out, dim=1), tensors[name], **CLOSE)
@@ -203,7 +205,7 @@ def test_distilled_style(inputs: dict[str, Tensor]) -> None:
         enc, pred = (inputs[f"{kind}_mask_{part}_{number}"] for part in ("enc", "pred"))
         context = model.encoder(inputs[kind], enc)
         torch.testing.assert_close(context, tensors[f"{name}_in"], **CLOSE)
-        predicted, seen = predictor_of(model).predict(context, enc, pred, 0, image=kind == "image")
+        predicted, seen = predictor_of(model)(context, enc, pred, 0, image=kind == "image")
         torch.testing.assert_close(predicted, tensors[f"{name}_pred"], **CLOSE)
         torch.testing.assert_close(seen, tensors[f"{name}_ctx"], **CLOSE)
 
@@ -265,7 +267,7 @@ def test_distillation_loss(
     sums = [0.0, 0.0]
     for number in (0, 1):
         enc, pred = (inputs[f"video_mask_{part}_{number}"] for part in ("enc", "pred"))
-        predicted, seen = predictor_of(model).predict(model.encoder(inputs["video"], enc), enc, pred, 0)
+        predicted, seen = predictor_of(model)(model.encoder(inputs["video"], enc), enc, pred, 0)
         torch.testing.assert_close(predicted, losses[f"distill_zpred_{number}"], **CLOSE)
         weight = distance_weight(enc, pred, TokenGrid(2, 4, 4))
         gathered = [target.gather(1, ids[..., None].expand(-1, -1, 48)) for ids in (pred, enc)]

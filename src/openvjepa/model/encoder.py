@@ -108,49 +108,70 @@ class Encoder(nn.Module):
             rescale_blocks(self.blocks)
 
     def forward(
-        self,
-        video: Tensor,
-        ids: Tensor | Sequence[Tensor] | None = None,
-        out_layers: Sequence[int] | None = None,
-        *,
-        num_levels: int = 1,
-        output_positions: bool = True,
-    ) -> Tensor | list[Tensor] | list[list[Tensor]]:
+        self, video: Tensor, ids: Tensor | None = None, *, num_levels: int = 1, output_positions: bool = True
+    ) -> Tensor:
         """Tokens of a clip.
 
         Args:
-            video: float [B, 3, T, H, W], normalised.
-            ids: int64 [B, K], the tokens to keep (context); several of them (K may differ): one pass for each; None:
-                all tokens.
-            out_layers: blocks (from 0) whose outputs are wanted, each through the final norm, or through its own where the
-                model has levels; None: the last one.
+            video: float [B, 3, T, H, W], normalized.
+            ids: int64 [B, K], the tokens to keep (context); None: all tokens.
             num_levels: so many of the model's levels, from the last one back, side by side as channels (V-JEPA 2.1).
             output_positions: False leaves out the position codes that a model with this setting adds to its output.
 
         Returns:
-            [B, N, D], or [B, K, D] with ids, and num_levels * D channels; a list with several ids, one entry for each; with
-            out_layers a list of them in place of each.
+            [B, N, num_levels * D], or [B, K, num_levels * D] with ids.
+
+        Raises:
+            ConfigError: the clip does not divide into whole tubelets and patches, or the model has fewer levels.
+        """
+        levels = self.config.levels or (len(self.blocks) - 1,)
+        if not 1 <= num_levels <= len(levels):
+            raise ConfigError(f"num_levels {num_levels}: the model has {len(levels)}")
+        outputs = self._outputs(video, ids, levels[-num_levels:], output_positions=output_positions)
+        return outputs[0] if num_levels == 1 else torch.cat(outputs, dim=-1)
+
+    def forward_masks(self, video: Tensor, masks: Sequence[Tensor], *, num_levels: int = 1) -> list[Tensor]:
+        """The tokens that each of several masks keeps: one pass, and one call of the module, for each.
+
+        Args:
+            video: float [B, 3, T, H, W], normalized.
+            masks: ids of the tokens to keep, int64 [B, K]; K may differ from mask to mask.
+            num_levels: as for `forward`.
+
+        Returns:
+            [B, K, num_levels * D] for each mask.
+
+        Raises:
+            ConfigError: as `forward`.
+        """
+        return [self(video, ids, num_levels=num_levels) for ids in masks]
+
+    def forward_intermediates(self, video: Tensor, layers: Sequence[int], ids: Tensor | None = None) -> list[Tensor]:
+        """Tokens after inner blocks, each through the final norm, or through its own where the model has levels.
+
+        Args:
+            video: float [B, 3, T, H, W], normalized.
+            layers: blocks, from 0, or negative from the end.
+            ids: int64 [B, K], the tokens to keep; None: all tokens.
+
+        Returns:
+            [B, N, D], or [B, K, D] with ids, for each layer, in the order asked for.
 
         Raises:
             ConfigError: the clip does not divide into whole tubelets and patches, or there is no such layer.
         """
-        layers = self._layers(out_layers, num_levels)
+        return self._outputs(video, ids, self._chosen(layers), output_positions=True)
+
+    def _outputs(
+        self, video: Tensor, ids: Tensor | None, layers: Sequence[int], *, output_positions: bool
+    ) -> list[Tensor]:
         grid, is_image = self.grid(video), self._is_image(video)
         tubelets = self._patch_embed(is_image).tubelets(video)
-
-        def encode(kept: Tensor | None) -> Tensor | list[Tensor]:
-            x = self._embed(tubelets, grid, kept, is_image=is_image)
-            outputs = self._run(x, grid, kept, layers)
-            if self.config.output_positions and output_positions:
-                codes = self._kept_codes(self._codes(grid), kept, len(video))
-                outputs = [output + codes for output in outputs]
-            if out_layers is not None:
-                return outputs
-            return outputs[0] if num_levels == 1 else torch.cat(outputs, dim=-1)
-
-        if ids is None or isinstance(ids, Tensor):
-            return encode(ids)
-        return [encode(kept) for kept in ids]  # pyright: ignore[reportReturnType]
+        outputs = self._run(self._embed(tubelets, grid, ids, is_image=is_image), grid, ids, layers)
+        if self.config.output_positions and output_positions:
+            codes = self._kept_codes(self._codes(grid), ids, len(video))
+            outputs = [output + codes for output in outputs]
+        return outputs
 
     def grid(self, video: Tensor) -> TokenGrid:
         """Token grid of a clip [B, 3, T, H, W].
@@ -228,20 +249,14 @@ class Encoder(nn.Module):
         mask = looking >= seen if self.config.time_attention == "causal" else looking == seen
         return mask if mask.ndim == 2 else mask[:, None]
 
-    def _layers(self, out_layers: Sequence[int] | None, num_levels: int) -> Sequence[int]:
-        """The blocks, from 0, whose outputs are wanted; negative numbers of out_layers count from the end."""
+    def _chosen(self, layers: Sequence[int]) -> Sequence[int]:
+        """These blocks, counted from 0; only those that a model with levels has norms for."""
         count = len(self.blocks)
         known = self.config.levels or tuple(range(count))
-        if out_layers is None:
-            levels = self.config.levels or (count - 1,)
-            if not 1 <= num_levels <= len(levels):
-                raise ConfigError(f"num_levels {num_levels}: the model has {len(levels)}")
-            return levels[-num_levels:]
-        chosen = [layer + count if layer < 0 else layer for layer in out_layers]
-        wrong = [layer for layer, place in zip(out_layers, chosen, strict=True) if place not in known]
-        if wrong or not chosen:
+        chosen = [layer + count if layer < 0 else layer for layer in layers]
+        if not chosen or any(layer not in known for layer in chosen):
             which = ", ".join(map(str, known))
-            raise ConfigError(f"out_layers {list(out_layers)}: this encoder has the outputs of blocks {which}")
+            raise ConfigError(f"layers {list(layers)}: this encoder has the outputs of blocks {which}")
         return chosen
 
 

@@ -119,9 +119,7 @@ class JEPA(nn.Module):
 
     def _tokens(self, video: Tensor, ids: Tensor | None) -> Tensor:
         """[B, N, D], or [B, K, D] with ids; without codes at the output, which would tell a latent its time."""
-        tokens = self.encoder(video, ids, output_positions=False)
-        assert isinstance(tokens, Tensor)
-        return tokens
+        return self.encoder(video, ids, output_positions=False)
 
     def _check_shape(self, video: Tensor) -> None:
         """Sin-cos codes are made for one shape; rotary positions take any."""

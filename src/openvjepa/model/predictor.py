@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +20,15 @@ from openvjepa.model.layers import (
     run_block,
 )
 from openvjepa.model.positions import Rope, position_codes, rope_of
+
+
+class TokenPredictions(NamedTuple):
+    """What a predictor says of the tokens of a clip."""
+
+    masked: Tensor
+    """Of the tokens to predict, [B, Kp, out_dim]."""
+    visible: Tensor
+    """Of the context tokens, [B, Ke, out_dim]; from a projection of its own if the model has one (`predict_context`)."""
 
 
 class Predictor(nn.Module):
@@ -67,7 +78,7 @@ class Predictor(nn.Module):
         grid: TokenGrid | None = None,
         image: bool = False,
         noisy_targets: Tensor | None = None,
-    ) -> Tensor:
+    ) -> TokenPredictions:
         """Predicted features.
 
         Args:
@@ -81,26 +92,7 @@ class Predictor(nn.Module):
                 has no mask tokens (V-JEPA 1's diffusion option).
 
         Returns:
-            [B, Kp, out_dim].
-        """
-        return self.predict(
-            context, enc_ids, pred_ids, mask_index, grid=grid, image=image, noisy_targets=noisy_targets
-        )[0]
-
-    def predict(
-        self,
-        context: Tensor,
-        enc_ids: Tensor,
-        pred_ids: Tensor,
-        mask_index: int = 0,
-        *,
-        grid: TokenGrid | None = None,
-        image: bool = False,
-        noisy_targets: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """As `forward`, with the output for the visible tokens, [B, Ke, out_dim], beside that for the predicted ones.
-
-        It comes from a projection of its own if the model has one (`predict_context`).
+            Features of the masked tokens [B, Kp, out_dim] and of the visible ones [B, Ke, out_dim].
         """
         seen = self.predictor_embed(context)
         if noisy_targets is None:
@@ -118,7 +110,7 @@ class Predictor(nn.Module):
         x = self.predictor_norm(x)
         seen, masked = x[:, : enc_ids.shape[1]], x[:, enc_ids.shape[1] :]
         of_context = self.predictor_proj_context if self.config.predict_context else self.predictor_proj
-        return self.predictor_proj(masked), of_context(seen)
+        return TokenPredictions(self.predictor_proj(masked), of_context(seen))
 
     def _rope(self, ids: Tensor, grid: TokenGrid | None, x: Tensor) -> Rope | None:
         interpolate = self.config.predictor_interpolate_rope

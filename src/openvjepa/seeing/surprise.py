@@ -148,7 +148,6 @@ def context_tokens(
     ids = _visible(model.grid, context // model.config.tubelet_size).to(windows.device).expand(len(windows), -1)
     with _autocast(runtime):
         tokens = model.encoder(windows, ids, num_levels=levels)
-    assert isinstance(tokens, Tensor)
     return tokens, ids
 
 
@@ -162,7 +161,7 @@ def predicted_tokens(model: PredictiveModel, windows: Tensor, context: int, runt
     mask_index = model.config.num_mask_tokens - 1 if model.config.positions == "sincos" else 0
     with _autocast(runtime):
         predicted = model.predictor(tokens, seen, ahead, mask_index, grid=grid)
-    return predicted.float()
+    return predicted.masked.float()
 
 
 @torch.no_grad()
@@ -181,7 +180,6 @@ def _normed_tokens(model: PredictiveModel, windows: Tensor, ids: Tensor | None, 
     levels = model.config.predictor_levels
     with _autocast(runtime):
         tokens = model.target_encoder(windows, ids, num_levels=levels)
-    assert isinstance(tokens, Tensor)
     return normalize_targets(tokens, levels)
 
 

@@ -56,14 +56,14 @@ def encode_clips(
         VideoError: a file cannot be read.
         ConfigError: clips that do not divide into whole tubelets and patches; no such layer.
     """
-    device = next(encoder.parameters()).device
+    device, last = next(encoder.parameters()).device, layer in (-1, len(encoder.blocks) - 1)
     chunks: list[Tensor] = []
     with torch.no_grad():
         for batch in _batches(_blocks(clips, encoder, protocol), max(1, batch_size)):
             video = batch.to(device)
             video = normalize(video, protocol.mean, protocol.std) if video.dtype == torch.uint8 else video.float()
             with autocast():
-                (tokens,) = encoder(video, out_layers=[layer])
+                tokens = encoder(video) if last else encoder.forward_intermediates(video, [layer])[0]
             chunks.append(tokens.float() if tokens.is_meta else tokens.float().cpu())
             if chunks[-1].shape[1:] != chunks[0].shape[1:]:
                 raise DataError(

@@ -80,7 +80,7 @@ def test_outputs_of_transformers(classifier: LoadedModel, io: dict[str, Tensor])
     assert isinstance(predictor, Predictor)
     # transformers gathers the context out of the tokens of the whole clip
     context = io["masked_hidden_state"]
-    out = predictor(context, io["context_mask"], io["target_mask"], 1)
+    out = predictor(context, io["context_mask"], io["target_mask"], 1).masked
     torch.testing.assert_close(out, io["predictor_last_hidden_state"], **CLOSE)
     assert isinstance(classifier.probe, AttentiveClassifier)
     torch.testing.assert_close(classifier.probe.pooler(tokens), io["pooler_output"], **CLOSE)

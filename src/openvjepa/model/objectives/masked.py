@@ -42,11 +42,11 @@ def masked_terms(
         loss_jepa, loss_reg, and loss_context and loss_sigreg where they are used.
     """
     config, grid = encoder.config, encoder.grid(video)
-    contexts = encoder(video, [enc_ids for enc_ids, _ in masks], num_levels=config.predictor_levels)
+    contexts = encoder.forward_masks(video, [enc_ids for enc_ids, _ in masks], num_levels=config.predictor_levels)
     predictions, losses, context_losses = [], [], []
     for number, (context, (enc_ids, pred_ids)) in enumerate(zip(contexts, masks, strict=True)):
         target = gather_tokens(targets, pred_ids)
-        predicted, seen = predictor.predict(
+        predicted, seen = predictor(
             context,
             enc_ids,
             pred_ids,
