@@ -27,9 +27,9 @@ from typing import Any
 import torch
 
 from openvjepa import __version__
-from openvjepa.commands.models import free_memory_gb, memory_gb
 from openvjepa.config import ModelConfig
 from openvjepa.model.encoder import Encoder
+from openvjepa.weights.local import free_memory_gb, memory_gb
 from openvjepa.weights.registry import list_models
 
 RESULTS = Path(__file__).parent / "results" / "checkpoints.json"

@@ -12,9 +12,10 @@ import pytest
 
 from openvjepa.cli import main
 from openvjepa.commands import models as task
-from openvjepa.commands.models import PROCESS_GB, free_memory_gb, memory_gb, models
+from openvjepa.commands.models import models
 from openvjepa.config import ModelConfig, ModelsConfig
 from openvjepa.errors import ConfigError
+from openvjepa.weights.local import PROCESS_GB, free_memory_gb, memory_gb
 from openvjepa.weights.registry import find, list_models
 
 

@@ -148,6 +148,19 @@ VERBS = (
         status=_interrupted,
     ),
     Verb(
+        "train",
+        "Train a classifier on labeled videos: compares encoders and classifiers within a time budget, tests the best.",
+        (
+            "vjepa train videos/ --out runs/action",
+            "vjepa train list.csv --label action --minutes 30 --models runs/mine pixels",
+        ),
+        "config.train:ClassifierConfig",
+        "commands.train:train",
+        positional=("source",),
+        needed=("source",),
+        render="cli.render.train:train",
+    ),
+    Verb(
         "probe",
         "Train attentive, linear and kNN classifiers on the frozen features of an encoder.",
         (

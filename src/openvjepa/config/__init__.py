@@ -47,6 +47,7 @@ from openvjepa.config.pretrain import (
 from openvjepa.config.protocol import ClipProtocol
 from openvjepa.config.ranges import Config, Range, check_ranges, ranges_of
 from openvjepa.config.show import ShowConfig
+from openvjepa.config.train import ClassifierConfig
 from openvjepa.config.yaml import from_mapping, read_yaml, to_mapping, to_yaml
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "SHORT_RANGE",
     "BenchConfig",
     "CheckConfig",
+    "ClassifierConfig",
     "ClipConfig",
     "ClipProtocol",
     "Combine",
