@@ -43,6 +43,7 @@ def saved(encoder: Encoder, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _log(caplog: pytest.LogCaptureFixture) -> None:
-    """Tests see what the library says at INFO."""
+def _log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see what the library says at INFO, and nothing on the terminal that an earlier test's command line set up."""
+    monkeypatch.setattr(logging.getLogger("openvjepa"), "handlers", [])
     caplog.set_level(logging.INFO, logger="openvjepa")

@@ -156,10 +156,29 @@ def test_a_clip_has_one_rate() -> None:
 
 def test_segments_reach_from_start_to_end(video: Path) -> None:
     spec, opened = ClipSpec(num_frames=4, frame_step=2), open_video(video)
-    clips = [spec.indices(opened, start).tolist() for start in spec.segment_starts(opened, 3)]
+    clips = [spec.indices(opened, start).tolist() for start in spec.segment_starts(opened, 3, "ends")]
     assert clips[0] == [0, 2, 4, 6]
     assert clips[-1] == [33, 35, 37, 39]
     assert len(clips) == 3
+
+
+def test_segments_lie_at_the_centers_of_equal_parts(video: Path) -> None:
+    """mmaction2's SampleFrames in test mode: (free frames + 1) / n wide parts, a clip from the middle of each."""
+    spec, opened = ClipSpec(num_frames=4, frame_step=2), open_video(video)
+    free = 40 - 8 + 1  # of 40 frames, starts of a clip that spans 8
+    for n in (1, 2, 3, 5, 11):
+        starts = [spec.indices(opened, start)[0] for start in spec.segment_starts(opened, n)]
+        expected = (np.arange(n) + 0.5) * free / n  # mmcv floors these, with which frames on a border may differ by one
+        assert np.abs(np.asarray(starts) - expected).max() <= 1
+        middles = np.asarray(starts) + 3
+        assert np.abs(middles + middles[::-1] - 39).max() <= 1, "as far from the end as from the start"
+    assert spec.segment_starts(opened, 1) == spec.segment_starts(opened, 1, "ends") == pytest.approx([3.3 / 2])
+
+
+def test_two_segments_do_not_lie_at_the_ends(video: Path) -> None:
+    spec, opened = ClipSpec(num_frames=4, frame_step=1), open_video(video)
+    assert spec.segment_starts(opened, 2) == pytest.approx([0.9, 2.7])
+    assert spec.segment_starts(opened, 2, "ends") == pytest.approx([0.0, 3.6])
 
 
 def test_random_starts_cover_the_video_evenly(video: Path) -> None:

@@ -9,10 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from openvjepa.data.transforms import channels_first, eval_views, normalize, random_box, resize, train_transform
+from openvjepa.config import Fit
+from openvjepa.data.transforms import (
+    channels_first,
+    chosen_fit,
+    describe_fit,
+    eval_views,
+    normalize,
+    random_box,
+    resize,
+    train_transform,
+    view_count,
+)
+from openvjepa.errors import ConfigError
 
 FOLDER = Path(__file__).parents[1] / "fixtures/vjepa/transforms"
 FIXTURES = load_file(FOLDER / "transforms.safetensors")
@@ -99,3 +112,83 @@ def test_non_square_views() -> None:
     for view in eval_views(frames, (48, 32), 3):
         assert view.shape == (3, 2, 48, 32)
     assert math.prod(eval_views(frames, (32, 64), 1)[0].shape) == 3 * 2 * 32 * 64
+
+
+def gradient(height: int, width: int) -> NDArray[np.uint8]:
+    """Red grows to the right and green downward: a view tells what it shows of the frame. [2, height, width, 3]"""
+    frame = np.zeros((height, width, 3), np.uint8)
+    frame[..., 0] = np.linspace(0, 250, width)[None].round()
+    frame[..., 1] = np.linspace(0, 250, height)[:, None].round()
+    return np.stack([frame, frame])
+
+
+def shown(view: torch.Tensor) -> tuple[float, float]:
+    """Share of the frame's width and height between the first and the last column and row of a view."""
+    red, green = view[0, 0].float(), view[1, 0].float()
+    return (red[:, -1] - red[:, 0]).mean().item() / 250, (green[-1] - green[0]).mean().item() / 250
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_squeeze_shows_the_whole_frame_and_crop_does_not(antialias: bool) -> None:
+    frames = gradient(180, 320)
+    (whole,) = eval_views(frames, (90, 90), 1, antialias=antialias, fit="squeeze")
+    assert whole.shape == (3, 2, 90, 90)
+    assert shown(whole) == pytest.approx((1, 1), abs=0.03)
+    (crop,) = eval_views(frames, (90, 90), 1, antialias=antialias)
+    assert shown(crop) == pytest.approx((9 / 16 * 7 / 8, 7 / 8), abs=0.03)
+
+
+def test_squeeze_is_the_resize_of_pillow() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
+    (view,) = eval_views(frame[None], (48, 48), 1, fit="squeeze")
+    pillow = np.asarray(Image.fromarray(frame).resize((48, 48), Image.Resampling.BILINEAR))
+    assert np.abs(view[:, 0].permute(1, 2, 0).numpy().astype(int) - pillow).max() <= 1
+
+
+def test_pad_keeps_the_aspect_and_its_bars_normalize_to_zero() -> None:
+    (view,) = eval_views(gradient(180, 320), (64, 64), 1, fit="pad")
+    assert shown(view[:, :, 14:50]) == pytest.approx((1, 1), abs=0.06)
+    bars = normalize(view[None])[0][:, :, [*range(14), *range(50, 64)]]
+    assert bars.abs().max() < 0.02
+    (tall,) = eval_views(gradient(320, 180), (64, 64), 1, fit="pad")
+    assert normalize(tall[None])[0][..., [*range(14), *range(50, 64)]].abs().max() < 0.02
+
+
+def test_three_crops_are_three_views() -> None:
+    frames = gradient(180, 320)
+    for asked in (1, 3):
+        views = eval_views(frames, (90, 90), asked, fit="three")
+        assert all(torch.equal(a, b) for a, b in zip(views, eval_views(frames, (90, 90), 3), strict=True))
+    assert view_count("three", 1) == view_count("three", 3) == 3
+
+
+@pytest.mark.parametrize(("fit", "views"), [("squeeze", 3), ("pad", 2), ("three", 2)])
+def test_fits_that_have_no_other_views(fit: Fit, views: int) -> None:
+    with pytest.raises(ConfigError, match="leave views at 1"):
+        eval_views(gradient(40, 60), (32, 32), views, fit=fit)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "chosen"),
+    [(64, 64, "crop"), (100, 124, "crop"), (124, 100, "crop"), (100, 126, "squeeze"), (180, 320, "squeeze"),
+     (320, 180, "squeeze"), (480, 640, "squeeze")],
+)  # fmt: skip
+def test_auto_crops_where_little_is_lost(height: int, width: int, chosen: Fit) -> None:
+    frames = gradient(height, width)
+    (view,) = eval_views(frames, (32, 32), 1, fit="auto")
+    assert torch.equal(view, eval_views(frames, (32, 32), 1, fit=chosen)[0])
+    assert chosen_fit("auto", (height, width), (32, 32)) == chosen
+    assert chosen_fit("auto", (height, width), (32, 32), 3) == "crop"
+
+
+def test_auto_compares_the_shapes_not_the_sizes() -> None:
+    assert chosen_fit("auto", (180, 320), (90, 160)) == "crop"
+    assert chosen_fit("auto", (180, 180), (90, 160)) == "squeeze"
+
+
+def test_the_choice_is_explained() -> None:
+    assert describe_fit("auto", (180, 320), (64, 64)) == (
+        "the whole frame, squeezed (320 x 180 px to 64 x 64 px: a crop would lose 44% of the frame)"
+    )
+    assert describe_fit("auto", (64, 64), (32, 32)) == "center crop (64 x 64 px to 32 x 32 px: the shapes are the same)"
+    assert "as asked for" in describe_fit("pad", (64, 64), (32, 32))

@@ -94,7 +94,8 @@ def plan(frames: int = 4, step: int = 2, **more: Any) -> ClipPlan:
 def test_clips_lie_in_their_window(long: Path) -> None:
     video = open_video(long)  # frames of 0.1 s; a clip lasts 0.7 s: three steps of two frames, and the last frame
     assert clip_starts(video, plan(), (2, 3)) == pytest.approx([2.15])
-    assert clip_starts(video, plan(segments=3), (2, 3)) == pytest.approx([2, 2.15, 2.3])
+    assert clip_starts(video, plan(segments=3, placement="ends"), (2, 3)) == pytest.approx([2, 2.15, 2.3])
+    assert clip_starts(video, plan(segments=3), (2, 3)) == pytest.approx([2.05, 2.15, 2.25])
     assert clip_starts(video, plan(), (2, 2.2)) == pytest.approx([1.75]), "longer than the window: around its middle"
     assert clip_starts(video, plan(segments=2), (2, 2.2)) == pytest.approx([1.75, 1.75])
     assert clip_starts(video, plan(), (0, 0.2)) == [0]
@@ -102,7 +103,7 @@ def test_clips_lie_in_their_window(long: Path) -> None:
 
 
 def test_clips_read_together_are_those_read_alone(long: Path) -> None:
-    video, chosen = open_video(long), plan(segments=2, views=2)
+    video, chosen = open_video(long), plan(segments=2, views=2, placement="ends")
     spans = window_spans(video.duration, 1, 0.2)
     batches = list(window_clips(video, chosen, spans))
     assert [len(batch) for batch in batches] == [8, 8, 8, 2], "32 clips at a time"

@@ -102,7 +102,7 @@ def _check(config: EmbedConfig) -> tuple[Path, Path]:
 def _plan(config: EmbedConfig, model: LoadedModel, index: VideoIndex) -> ClipPlan:
     plan = plan_for(model, index.records, config.frame_step, config.fps)
     image_path = model.config.modality_embed and plan.spec.num_frames > 1
-    return replace(plan, segments=config.segments, views=config.views, image_path=image_path)
+    return replace(plan.asked(config), image_path=image_path)
 
 
 def _facts(

@@ -45,8 +45,8 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     if not config.overwrite and any((out / name).exists() for name in RUN_FILES):
         raise ConfigError(f"{out}: holds an evaluation already: add --overwrite to replace it, or choose another --out")
     chosen = videos_for(config.model, config.source, label=config.label, split=config.split)
-    rate = {"frame_step": config.frame_step, "fps": config.fps}
-    members = load_members(config.model, chosen.index.records, segments=config.segments, views=config.views, **rate)
+    shown = {"segments": config.segments, "views": config.views, "placement": config.placement, "fit": config.fit}
+    members = load_members(config.model, chosen.index.records, frame_step=config.frame_step, fps=config.fps, **shown)
     if config.combine is not None:
         check_combinable(members)
     for member in members:

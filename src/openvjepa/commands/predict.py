@@ -53,8 +53,8 @@ def predict(config: PredictConfig) -> list[Prediction]:
     records = tuple(VideoRecord(path) for path, error in wanted if error is None)
     _check_files(config, [path for path, _ in wanted])
     segments = config.segments if config.window is None else config.segments or 1
-    rate = {"frame_step": config.frame_step, "fps": config.fps}
-    members = load_members(config.model, records, segments=segments, views=config.views, **rate)
+    shown = {"segments": segments, "views": config.views, "placement": config.placement, "fit": config.fit}
+    members = load_members(config.model, records, frame_step=config.frame_step, fps=config.fps, **shown)
     if config.combine is not None or config.window is not None:
         check_combinable(members)
     train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)

@@ -151,9 +151,8 @@ def _plans(config: ProbeConfig, model: LoadedModel, splits: dict[str, VideoIndex
     records = tuple(record for index in splits.values() for record in index.records)
     plain = plan_for(model, records, config.frame_step, config.fps)
     still = all(is_image(record.path) for record in records)  # all segments of an image are the same
-    evaluation = replace(plain, segments=1 if still else config.segments, views=config.views)
-    random = config.train_views - 1
-    train = replace(plain, random=random, crop_scale=config.crop_scale, seed=config.seed) if random else plain
+    evaluation = replace(plain.asked(config), segments=1 if still else config.segments)
+    train = evaluation.for_training(random=config.train_views - 1, crop_scale=config.crop_scale, seed=config.seed)
     return {"train": train, "val": evaluation, "test": evaluation}
 
 

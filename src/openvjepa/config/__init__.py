@@ -1,6 +1,7 @@
 """What every command can be told: frozen dataclasses, named recipes, strict YAML. Imports neither torch nor numpy."""
 
 from openvjepa.config.call import command, override
+from openvjepa.config.clips import PROTOCOLS, EvalProtocol, Fit, Placement
 from openvjepa.config.commands import (
     BenchConfig,
     CompareConfig,
@@ -56,6 +57,7 @@ __all__ = [
     "IMAGE_MASK",
     "LONG_RANGE",
     "PRESETS",
+    "PROTOCOLS",
     "SHORT_RANGE",
     "BenchConfig",
     "CheckConfig",
@@ -71,9 +73,11 @@ __all__ = [
     "DemoConfig",
     "EmbedConfig",
     "EncoderDims",
+    "EvalProtocol",
     "EvaluateConfig",
     "ExportConfig",
     "FinetuneConfig",
+    "Fit",
     "Head",
     "LabelConfig",
     "LabelSource",
@@ -85,6 +89,7 @@ __all__ = [
     "ObjectiveConfig",
     "OptimConfig",
     "PhysicsConfig",
+    "Placement",
     "Precision",
     "PredictConfig",
     "PrepareConfig",

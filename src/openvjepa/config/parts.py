@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
+from openvjepa.config.clips import Fit, Placement
 from openvjepa.config.ranges import Config, Count, FrameRate, ProperShare, Seed, Share, Text, Threads, Workers
 from openvjepa.errors import ConfigError
 
@@ -72,6 +73,13 @@ class ClipConfig(RateConfig):
     """Clips along a video; None: as many as the classifier was evaluated with. More cost more."""
     views: Count | None = None
     """Crops along the longer side of each clip; None: as many as the classifier was evaluated with. More cost more."""
+    placement: Placement | None = None
+    """Where several clips lie. centers: in the middle of equal parts of the video; ends: from its first frame to its last (the
+    published protocol). None: as the classifier was evaluated with, else centers."""
+    fit: Fit | None = None
+    """How a frame is brought to the model's size. crop: its center (the published protocol); squeeze: all of it, distorted; pad:
+    all of it, with bars; three: three crops along the longer side; auto: crop, or squeeze where a crop would lose more than a
+    fifth of the frame. None: as the classifier was evaluated with, else auto."""
 
 
 @dataclass(frozen=True, kw_only=True)

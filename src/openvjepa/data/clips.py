@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from openvjepa.config.clips import Placement
 from openvjepa.data.video import Video, open_video
 from openvjepa.errors import ConfigError
 
@@ -62,21 +63,36 @@ class ClipSpec:
         """
         if not 0 <= start < math.inf:
             raise ConfigError(f"a clip cannot start at {start} s: give a number of seconds from 0 on")
-        steps = np.arange(self.num_frames)
+        steps = np.arange(self.num_frames, dtype=np.int64)
         if self.frame_step is not None:
             numbers = _nearest(video, start) + steps * self.frame_step
         else:
-            numbers = _on_screen(video, start + steps * self.seconds_per_frame(video) + 0.5 / video.fps)
+            numbers = _on_screen(
+                video, np.asarray(start + steps * self.seconds_per_frame(video) + 0.5 / video.fps, np.float64)
+            )
         return np.clip(numbers, 0, video.frame_count - 1)
 
     def random_start(self, video: Video, generator: torch.Generator) -> float:
         """A start drawn uniformly from where the clip fits."""
         return torch.rand((), generator=generator).item() * self.room(video)
 
-    def segment_starts(self, video: Video, segments: int) -> list[float]:
-        """Starts of clips spread evenly from the first to the last that fits; a single one lies in the middle."""
-        room = self.room(video)
-        return [room / 2] if segments == 1 else [room * i / (segments - 1) for i in range(segments)]
+    def segment_starts(self, video: Video, segments: int, placement: Placement = "centers") -> list[float]:
+        """Starts of the clips of a video, s; a single one lies in the middle."""
+        return spread(self.room(video), segments, placement)
+
+
+def spread(room: float, segments: int, placement: Placement) -> list[float]:
+    """Starts of clips that may start from 0 to `room` s.
+
+    Args:
+        room: latest start, s.
+        segments: how many.
+        placement: "centers": in the middle of equal parts, at room (i + 0.5) / n, as TSN and mmaction2 place test clips; so
+            two clips lie at a quarter and three quarters. "ends": from 0 to room, as Meta's evaluation does.
+    """
+    if placement == "centers" or segments == 1:
+        return [room * (i + 0.5) / segments for i in range(segments)]
+    return [room * i / (segments - 1) for i in range(segments)]
 
 
 def _nearest(video: Video, time: float) -> int:

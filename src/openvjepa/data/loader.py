@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from openvjepa.config import DataConfig, MaskingConfig, ModelConfig, ViewsConfig
+from openvjepa.config import DataConfig, Fit, MaskingConfig, ModelConfig, Placement, ViewsConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.cores import process_count, usable_cores
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.masks import sample_masks
-from openvjepa.data.transforms import eval_views, train_transform
+from openvjepa.data.transforms import chosen_fit, eval_views, train_transform, view_count
 from openvjepa.data.video import Video, open_video
 from openvjepa.data.views import View, ViewMaker
 from openvjepa.errors import ConfigError, DataError, OpenVJEPAError, VideoError, printable
@@ -314,14 +314,18 @@ class EvalClips(Dataset[tuple[Tensor, int, str]]):
         crop_scale: tuple[float, float] = (0.5, 1.0),
         seed: int = 0,
         antialias: bool = True,
+        placement: Placement = "centers",
+        fit: Fit = "crop",
     ) -> None:
         self.index, self.spec, self.size, self.antialias = index, spec, size, antialias
+        self.placement: Placement = placement
+        self.fit: Fit = fit
         self.segments, self.views, self.augment, self.crop_scale, self.seed = segments, views, augment, crop_scale, seed
 
     @property
     def clips_per_video(self) -> int:
         """Clips in an item."""
-        return self.augment or self.segments * self.views
+        return self.augment or self.segments * view_count(self.fit, self.views)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -337,20 +341,31 @@ class EvalClips(Dataset[tuple[Tensor, int, str]]):
 
     def _fixed(self, video: Video) -> list[Tensor]:
         antialias = self.antialias or video.is_image
-        clips = (self._frames(video, start) for start in self.spec.segment_starts(video, self.segments))
-        return [view for clip in clips for view in eval_views(clip, self.size, self.views, antialias=antialias)]
+        starts = self.spec.segment_starts(video, self.segments, self.placement)
+        clips = (self._frames(video, start) for start in starts)
+        return [
+            view
+            for clip in clips
+            for view in eval_views(clip, self.size, self.views, antialias=antialias, fit=self.fit)
+        ]
 
     def _random(self, video: Video, item: int) -> list[Tensor]:
         return [self.random_clip(video, item, draw) for draw in range(self.augment)]
 
     def random_clip(self, video: Video, item: int, draw: int, *, hflip: float = 0.0) -> Tensor:
-        """Draw number `draw` of the random clips of video `item`, uint8 [3, T, H, W] (of an image one frame, T = 1)."""
+        """Draw number `draw` of the random clips of video `item`, uint8 [3, T, H, W] (of an image one frame, T = 1).
+
+        Where whole frames are squeezed at evaluation, random crops are squeezed alike.
+        """
         generator = seeded(self.seed, _VIEW, item, draw)
+        frames = self._frames(video, self.spec.random_start(video, generator))
+        squeezed = chosen_fit(self.fit, frames.shape[1:3], self.size) == "squeeze"
+        aspect = frames.shape[2] * self.size[0] / (frames.shape[1] * self.size[1]) if squeezed else 1.0
         return train_transform(
-            self._frames(video, self.spec.random_start(video, generator)),
+            frames,
             self.size,
             scale=self.crop_scale,
-            ratio=(3 / 4, 4 / 3),
+            ratio=(aspect * 3 / 4, aspect * 4 / 3),
             hflip=hflip,
             generator=generator,
             antialias=self.antialias or video.is_image,

@@ -10,7 +10,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from openvjepa.config.clips import Fit
 from openvjepa.config.protocol import EVAL_MARGIN, IMAGENET_MEAN, IMAGENET_STD
+from openvjepa.errors import ConfigError
+
+_MAX_CROPPED = 0.2  # share of a frame's area; where a crop loses more, the whole frame is shown
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
@@ -93,20 +97,27 @@ def eval_views(
     *,
     antialias: bool = True,
     margin: float = EVAL_MARGIN,
+    fit: Fit = "crop",
 ) -> list[Tensor]:
-    """Deterministic crops: uint8 [T, H, W, 3] -> `views` clips uint8 [3, T, height, width] (spec section 5).
+    """Deterministic views: uint8 [T, H, W, 3] -> `view_count(fit, views)` clips uint8 [3, T, height, width].
 
-    One view is the centre, of a frame resized to cover the crop with a margin; a frame of just the crop's size
-    is left as it is. Several views are spread along the longer side of a frame that covers the crop without a margin.
+    One crop is the center, of a frame resized to cover the crop with a margin; a frame of just the crop's size is left as it
+    is. Several crops are spread along the longer side of a frame that covers the crop without a margin.
 
     Args:
         frames: the clip.
-        size: (height, width) of the crop, px.
-        views: how many.
+        size: (height, width) of the view, px.
+        views: how many crops.
+        fit: "crop" as published; "squeeze" shows the whole frame, resized to the view; "pad" the whole frame at its own
+            aspect, with bars of ImageNet's mean color; "three" is three crops; "auto" as `chosen_fit` says.
         antialias: as Hugging Face's processors do it: antialiased, and a centre that falls between two pixels is rounded
             down. False: as Meta's code does it for videos: plain bilinear, and rounded to even.
     """
     clip = channels_first(frames)
+    fit, views = chosen_fit(fit, (clip.shape[2], clip.shape[3]), size, views), view_count(fit, views)
+    if fit in ("squeeze", "pad"):
+        whole = resize(clip, size, antialias=antialias) if fit == "squeeze" else _padded(clip, size, antialias)
+        return [whole.transpose(0, 1).contiguous()]
     height, width = size
     margin = margin if views == 1 and tuple(clip.shape[-2:]) != size else 1.0
     covering = _cover(clip.shape[2], clip.shape[3], int(height * margin), int(width * margin))
@@ -121,6 +132,64 @@ def eval_views(
             top = view * (spare_h // (views - 1))
         crops.append(resized[:, :, top : top + height, left : left + width].transpose(0, 1).contiguous())
     return crops
+
+
+def view_count(fit: Fit, views: int) -> int:
+    """Views of a clip: those asked for; three where the fit says so.
+
+    Raises:
+        ConfigError: several views where each would show the same, or another number than three.
+    """
+    if fit == "three" and views in (1, 3):
+        return 3
+    if views > 1 and fit in ("squeeze", "pad", "three"):
+        raise ConfigError(f"fit {fit} with {views} views: leave views at 1, or choose fit crop")
+    return views
+
+
+def kept_area(frame: tuple[int, int], size: tuple[int, int]) -> float:
+    """Share of the area of a frame (height, width) that the largest crop of the shape of `size` keeps."""
+    aspect = frame[1] * size[0] / (frame[0] * size[1])
+    return min(aspect, 1 / aspect)
+
+
+def chosen_fit(fit: Fit, frame: tuple[int, int], size: tuple[int, int], views: int = 1) -> Fit:
+    """The fit that "auto" stands for: crop, unless that loses more than a fifth of the frame's area; then squeeze.
+
+    What counts is the shape alone, not the margin that is cut off all around. Several views are always crops, since together
+    they show the whole frame.
+    """
+    if fit != "auto":
+        return fit
+    return "crop" if views > 1 or kept_area(frame, size) >= 1 - _MAX_CROPPED else "squeeze"
+
+
+def describe_fit(fit: Fit, frame: tuple[int, int], size: tuple[int, int], views: int = 1) -> str:
+    """How frames of one size are brought to that of the model, and why, in words."""
+    chosen, lost = chosen_fit(fit, frame, size, views), 1 - kept_area(frame, size)
+    shown = {
+        "crop": "center crop" if views == 1 else f"{views} crops along the longer side",
+        "squeeze": "the whole frame, squeezed",
+        "pad": "the whole frame, with bars",
+        "three": "three crops along the longer side",
+    }[chosen]
+    why = "as asked for"
+    if fit == "auto" and views > 1:
+        why = "several views show the whole frame together"
+    elif fit == "auto":
+        why = f"a crop would lose {lost:.0%} of the frame" if lost else "the shapes are the same"
+    return f"{shown} ({frame[1]} x {frame[0]} px to {size[1]} x {size[0]} px: {why})"
+
+
+def _padded(clip: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
+    """The whole frames [T, C, H, W] inside `size`, centered, with bars of ImageNet's mean color, which normalizes to 0."""
+    scale = min(size[0] / clip.shape[2], size[1] / clip.shape[3])
+    inside = (max(1, round(clip.shape[2] * scale)), max(1, round(clip.shape[3] * scale)))
+    color = torch.tensor([round(255 * mean) for mean in IMAGENET_MEAN], dtype=torch.uint8).view(1, 3, 1, 1)
+    padded = color.expand(len(clip), 3, *size).clone()
+    top, left = (size[0] - inside[0]) // 2, (size[1] - inside[1]) // 2
+    padded[:, :, top : top + inside[0], left : left + inside[1]] = resize(clip, inside, antialias=antialias)
+    return padded
 
 
 def _cover(h: int, w: int, height: int, width: int) -> tuple[int, int]:

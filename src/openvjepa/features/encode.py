@@ -9,7 +9,6 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
 from typing import Literal
 
@@ -22,7 +21,8 @@ from openvjepa.data.clips import ClipSpec
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.loader import EvalClips, one_thread, worker_count
-from openvjepa.errors import DataError
+from openvjepa.data.video import open_video
+from openvjepa.errors import DataError, VideoError
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.model.encoder import Encoder
 from openvjepa.progress import Meter
@@ -88,12 +88,8 @@ class PlannedClips(Dataset[tuple[Tensor, str]]):
         self.image_parts = self._parts(replace(plan.spec, num_frames=1)) if plan.image_path else self.parts
 
     def _parts(self, spec: ClipSpec) -> list[EvalClips]:
-        plan = self.plan
-        clips = partial(EvalClips, self.index, spec, plan.size, antialias=plan.antialias)
-        parts = [clips(segments=plan.segments, views=plan.views)]
-        if plan.random:
-            parts.append(clips(augment=plan.random, crop_scale=plan.crop_scale, seed=plan.seed))
-        return parts
+        plan = replace(self.plan, spec=spec)
+        return [plan.plain(self.index), *([plan.randomized(self.index)] if plan.random else [])]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -123,6 +119,17 @@ def encode_videos(
         yield from batch
 
 
+def _log_plan(index: VideoIndex, plan: ClipPlan, name: str) -> None:
+    """Say what of the videos is looked at, by the frames of the first that can be read."""
+    for record in index.records[:3]:
+        try:
+            height, width = open_video(record.path).frames([0]).frames.shape[1:3]
+        except VideoError:
+            continue
+        log.info("%s: %s", name, plan.describe((height, width)))
+        return
+
+
 def encode_batches(
     encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: EncodeSettings, *, name: str, first: int = 0
 ) -> Iterator[list[Encoded]]:
@@ -131,6 +138,7 @@ def encode_batches(
     A batch follows from index, plan and batch size alone, so that a run that goes on later gets the same numbers: the last
     bits depend on how many clips go through the encoder together.
     """
+    _log_plan(index, plan, name)
     dataset = PlannedClips(index, plan)
     batches = dataset.batches(settings.batch_size)
     done, batches = sum(map(len, batches[:first])), batches[first:]

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from openvjepa.config import DataConfig
 from openvjepa.data.augment import Augmentation
 from openvjepa.data.index import VideoIndex
-from openvjepa.data.loader import Batch, EvalClips, one_thread, seeded, worker_count
+from openvjepa.data.loader import Batch, one_thread, seeded, worker_count
 from openvjepa.data.video import open_video
 from openvjepa.errors import DataError, OpenVJEPAError, VideoError
 from openvjepa.features.encode import check_bad
@@ -97,9 +97,7 @@ class ClipBatches(Dataset[Batch]):
     def _clip(self, video: int, clip: int, number: int) -> Tensor:
         """uint8 [3, T, H, W]; where a random clip cannot be read, the plain one, which could be when the run started."""
         plan, path = self.plan, self.index.records[video].path
-        clips = EvalClips(
-            self.index, plan.spec, plan.size, crop_scale=plan.crop_scale, seed=plan.seed, antialias=plan.antialias
-        )
+        clips = plan.plain(self.index, segments=1, views=1)
         frames = None
         if clip > 0:
             try:
@@ -136,10 +134,10 @@ def planned_clips(
     index: VideoIndex, plan: ClipPlan, *, batch_size: int, workers: int | None
 ) -> Iterator[tuple[Tensor, list[int], list[str]]]:
     """The evaluation's clips, video by video: uint8 [n, V, 3, T, H, W], places in the index, why they cannot be read."""
-    dataset = EvalClips(index, plan.spec, plan.size, segments=plan.segments, views=plan.views, antialias=plan.antialias)
+    dataset = plan.plain(index)
     loader = DataLoader(
         dataset,
-        batch_size=max(1, batch_size // (plan.segments * plan.views)),
+        batch_size=max(1, batch_size // plan.plain_clips),
         num_workers=min(worker_count(DataConfig(workers=workers)), len(index) // _EXAMPLES),
         worker_init_fn=one_thread,
         generator=torch.Generator(),

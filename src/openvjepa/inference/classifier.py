@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from openvjepa.config import ClipProtocol, from_mapping, to_mapping
+from openvjepa.config import PROTOCOLS, ClipProtocol, to_mapping
 from openvjepa.data.index import VideoIndex, VideoRecord
 from openvjepa.data.transforms import eval_views
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.features.encode import PlannedClips, encode
-from openvjepa.features.sampling import ClipPlan, plan_for
+from openvjepa.features.sampling import ClipPlan, plan_for, stored_plan
 from openvjepa.inference.predictions import Answer, Prediction, best_of
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import average_softmax
@@ -103,7 +103,9 @@ class VideoClassifier:
             )
         places = np.linspace(0, len(frames) - 1, self.plan.spec.num_frames).round().astype(int)
         chosen = np.ascontiguousarray(frames[places])
-        return torch.stack(eval_views(chosen, self.plan.size, self.plan.views, antialias=self.plan.antialias))
+        return torch.stack(
+            eval_views(chosen, self.plan.size, self.plan.views, antialias=self.plan.antialias, fit=self.plan.fit)
+        )
 
 
 def save_classifier(folder: Path, classifier: VideoClassifier) -> None:
@@ -146,14 +148,16 @@ def load_classifier(source: str | Path, records: tuple[VideoRecord, ...] = ()) -
         )
     labels = model.labels or tuple(str(number) for number in range(model.probe.linear.out_features))
     stored = _stored_plan(folder / WEIGHTS) if (folder / SETTINGS).exists() else None
-    plan = stored or plan_for(model, records or (VideoRecord("video"),))
-    return VideoClassifier(model.encoder, model.probe, labels, plan)
+    if stored is None:  # a published classifier: as its accuracy was measured
+        plan = plan_for(model, records or (VideoRecord("video"),))
+        stored = plan.under(PROTOCOLS["published"])
+    return VideoClassifier(model.encoder, model.probe, labels, stored)
 
 
 def _stored_plan(weights: Path) -> ClipPlan | None:
     """The clips that a classifier was evaluated with; None where the file does not say."""
     stored = read_metadata(weights).get("classifier", {}).get("plan")
     try:
-        return None if stored is None else from_mapping(ClipPlan, stored, where=str(weights))
+        return None if stored is None else stored_plan(stored, where=str(weights))
     except ConfigError as error:
         raise CheckpointError(f"{weights}: its classifier cannot be read ({error})") from None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from openvjepa.config import Combine, to_yaml
+from openvjepa.config import ClipConfig, Combine, Fit, Placement, to_yaml
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex, VideoRecord
@@ -62,6 +62,8 @@ def load_members(
     *,
     segments: int | None = None,
     views: int | None = None,
+    placement: Placement | None = None,
+    fit: Fit | None = None,
     frame_step: int | None = None,
     fps: float | None = None,
 ) -> list[Member]:
@@ -72,6 +74,8 @@ def load_members(
         records: what will be shown, which may be images.
         segments: clips along a video; None: as many as each was evaluated with (of images always one: all are alike).
         views: crops of each clip; None: as many as each was evaluated with.
+        placement: where several clips lie; None: as each was evaluated with.
+        fit: how frames are brought to the model's size; None: as each was evaluated with.
         frame_step: every n-th frame of a video; None, and fps None too: as each was evaluated with, where that is known.
         fps: frames per second of a clip, by time.
 
@@ -83,7 +87,7 @@ def load_members(
     for source in sources:
         classifier = load_classifier(source, tuple(records))
         plan = classifier.plan
-        plan = replace(plan, segments=1 if still else segments or plan.segments, views=views or plan.views)
+        plan = plan.asked(ClipConfig(segments=1 if still else segments, views=views, placement=placement, fit=fit))
         if frame_step is not None or fps is not None:
             plan = replace(plan, spec=ClipSpec(plan.spec.num_frames, frame_step, fps))
         key = to_yaml(classifier.encoder.config), weights_digest(classifier.encoder)

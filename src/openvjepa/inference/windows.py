@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openvjepa.config import Combine
+from openvjepa.data.clips import spread
 from openvjepa.data.cores import usable_cores
 from openvjepa.data.transforms import eval_views
 from openvjepa.data.video import Video, open_video
@@ -89,13 +90,11 @@ def window_spans(duration: float, window: float, stride: float) -> list[Span]:
 
 
 def clip_starts(video: Video, plan: ClipPlan, span: Span) -> list[float]:
-    """When the clips of a window start, s: spread from its start to its end, or, if a clip is longer, around its middle."""
+    """When the clips of a window start, s: as the plan places them, or, if a clip is longer, around its middle."""
     length = (plan.spec.num_frames - 1) * plan.spec.seconds_per_frame(video) + 1 / video.fps
     room = span[1] - span[0] - length
-    if plan.segments == 1 or room <= 0:
-        starts = [span[0] + room / 2] * plan.segments
-    else:
-        starts = [span[0] + room * i / (plan.segments - 1) for i in range(plan.segments)]
+    offsets = [room / 2] * plan.segments if room <= 0 else spread(room, plan.segments, plan.placement)
+    starts = [span[0] + offset for offset in offsets]
     return [min(max(0.0, start), plan.spec.room(video)) for start in starts]
 
 
@@ -125,7 +124,7 @@ def _read(video: Video, plan: ClipPlan, windows: Sequence[Sequence[NDArray[np.in
 
     def views(clip: NDArray[np.int64]) -> list[Tensor]:
         chosen = frames[np.searchsorted(numbers, clip)]
-        return eval_views(chosen, plan.size, plan.views, antialias=plan.antialias or video.is_image)
+        return eval_views(chosen, plan.size, plan.views, antialias=plan.antialias or video.is_image, fit=plan.fit)
 
     return [torch.stack([view for clip in window for view in views(clip)]) for window in windows]
 

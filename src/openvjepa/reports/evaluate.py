@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from openvjepa.data.loader import EvalClips
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.inference.evaluation import EvaluateResult, Evaluation
 from openvjepa.metrics import Metrics
@@ -117,7 +116,7 @@ def _wrong(result: EvaluateResult, evaluation: Evaluation, plan: ClipPlan) -> li
     best = evaluation.probabilities.argmax(1)
     wrong = np.flatnonzero(best != result.labels)
     worst = wrong[np.argsort(-evaluation.probabilities[wrong, best[wrong]], kind="stable")][:WRONG]
-    clips = EvalClips(result.index, plan.spec, plan.size, antialias=plan.antialias)
+    clips = plan.plain(result.index, segments=1, views=1)
     cards = []
     for place in worst.tolist():
         video, _, reason = clips[place]

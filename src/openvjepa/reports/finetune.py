@@ -14,7 +14,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from openvjepa.config import TrainConfig
 from openvjepa.data.index import VideoIndex
-from openvjepa.data.loader import EvalClips
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.reports import charts as figures
 from openvjepa.reports import pages as report
@@ -40,7 +39,7 @@ Video = tuple[int, NDArray[np.uint8]]
 
 def sample_clips(index: VideoIndex, plan: ClipPlan, count: int = SAMPLES) -> list[Video]:
     """Plain clips of some videos, spread over the index; those that cannot be read are left out."""
-    clips = EvalClips(index, plan.spec, plan.size, antialias=plan.antialias)
+    clips = plan.plain(index, segments=1, views=1)
     places = np.linspace(0, len(index) - 1, min(count, len(index))).round().astype(int).tolist()
     found = [clips[place] for place in places]
     return [(place, video[0].permute(1, 2, 3, 0).numpy()) for video, place, reason in found if not reason]
