@@ -13,8 +13,8 @@ data: it is pretrained on the training videos; splits are those of the CSV (by p
 drawn class by class.
 
 Probes: linear (mean token), attentive, kNN, and grid (logistic regression on tokens pooled to 2 x 4 x 4 places), with all
-labels and with 20 and 5 labels of each class (mean of three draws; attentive: one draw). Settings of probes are chosen on the
-split val. Without `--final` the test split is not touched: half of val takes its place.
+labels and with 20 and 5 labels of each class (mean of three draws; attentive and grid: one draw). Settings of probes are
+chosen on the split val. Without `--final` the test split is not touched: half of val takes its place.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from openvjepa.weights.hub import load_model
 RESULTS = "benchmarks/results/learning.jsonl"
 UNLABELED = 4000
 LABELED = {"train": 480, "val": 192, "test": 480}
-WORLDS = {"shapes": {}, "shapes-hard": {"texture": 0.2, "clutter": 2}}
+WORLDS: dict[str, dict[str, Any]] = {"shapes": {}, "shapes-hard": {"size": 48, "texture": 0.3, "clutter": 2}}
 ATTENTIVE = Recipe(lrs=(3e-3, 1e-3), weight_decays=(0.05,))
 FEW, DRAWS = (20, 5), 3
 TRIAL_STEPS = 12
@@ -142,17 +142,20 @@ def train(config: PretrainConfig, budget: float) -> tuple[Encoder, dict[str, Any
     return load_model(config.out).encoder, cost | {"wall_s": round(time.monotonic() - wall, 1)}
 
 
-def features(index: VideoIndex, config: PretrainConfig, tokens: Tokens) -> NDArray[np.float16]:
-    """Of the plain clip of every video: [n, 1, N, D]."""
+def plain_clips(index: VideoIndex, config: PretrainConfig) -> torch.Tensor:
+    """The plain clip of every video, uint8 [n, 3, T, H, W]."""
     spec = ClipSpec(config.model.num_frames, config.data.frame_step, config.data.fps)
     items = EvalClips(index, spec, config.model.image_hw)
-    parts = []
-    for first in range(0, len(index), 64):
-        clips = [items[i] for i in range(first, min(first + 64, len(index)))]
-        bad = [reason for _, _, reason in clips if reason]
-        assert not bad, bad[0]
-        parts.append(tokens(torch.cat([clip for clip, _, _ in clips])).astype(np.float16))
-    return np.concatenate(parts)[:, None]
+    found = [items[i] for i in range(len(index))]
+    bad = [reason for _, _, reason in found if reason]
+    if bad:
+        raise SystemExit(f"{index.source}: {bad[0]}")
+    return torch.cat([clip for clip, _, _ in found])
+
+
+def features(clips: torch.Tensor, tokens: Tokens) -> NDArray[np.float16]:
+    """Of clips: [n, 1, N, D]."""
+    return np.concatenate([tokens(part).astype(np.float16) for part in clips.split(64)])[:, None]
 
 
 def few(labels: NDArray[np.int64], count: int, draw: int) -> NDArray[np.int64]:
@@ -173,7 +176,7 @@ def judge(x: Arrays, labels: Arrays, grid: tuple[int, int, int], num_heads: int)
         found[probe] = {}
         for count in (None, *FEW):
             scores = []
-            for draw in range(1 if count is None or probe == "attentive" else DRAWS):
+            for draw in range(1 if count is None or probe in ("attentive", "grid") else DRAWS):
                 rows = slice(None) if count is None else few(labels["train"], count, draw)
                 outcome = probe_features(
                     shown["train"][rows], labels["train"][rows], shown["val"], labels["val"], shown["test"], labels["test"],
@@ -216,17 +219,18 @@ def run(args: argparse.Namespace) -> None:
         if not args.no_baselines:
             kinds["pixels"] = lambda clips: pixel_tokens(clips, config.model)
             kinds["descriptor"] = gradient_histograms
-        for label, splits in data.labels.items():
-            parts = splits if args.final else halved(splits)
-            labels = {split: np.array(part.labels) for split, part in parts.items()}
-            for name, tokens in kinds.items():
-                x = {split: features(part, config, tokens) for split, part in parts.items()}
+        wanted = {label: parts if args.final else halved(parts) for label, parts in data.labels.items()}
+        clips = {split: plain_clips(part, config) for split, part in next(iter(wanted.values())).items()}
+        for name, tokens in kinds.items():
+            x = {split: features(part, tokens) for split, part in clips.items()}
+            for label, parts in wanted.items():
+                labels = {split: np.array(part.labels) for split, part in parts.items()}
                 heads = config.model.dims.num_heads if x["train"].shape[-1] == config.model.dims.embed_dim else 1
                 grid = config.model.grid
                 found.setdefault(label, {})[name] = judge(x, labels, (grid.t, grid.h, grid.w), heads)
-                if name in encoders:
-                    tokens_seen = torch.from_numpy(x["val"][:64, 0].astype(np.float32)).flatten(0, 1)[::7]
-                    cost[f"rankme_{name}"] = round(rankme(tokens_seen), 1)
+            if name in encoders:
+                seen = torch.from_numpy(x["val"][:64, 0].astype(np.float32)).flatten(0, 1)[::7]
+                cost[f"rankme_{name}"] = round(rankme(seen), 1)
     facts = {"changes": args.set, "peak_mb": round(peak), "date": time.strftime("%Y-%m-%d"), "machine": machine()}
     facts |= {"videos": {split: len(part) for split, part in next(iter(data.labels.values())).items()}}
     results.parent.mkdir(parents=True, exist_ok=True)

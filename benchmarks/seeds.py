@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/seeds.py run [--seeds 0 1 2] [--real DIR]
     .venv/bin/python benchmarks/seeds.py report [--figure docs/images/seeds.png]
 
-A cell is a model, a way to train it, and a seed. Models A to F are classifiers on a tiny backbone of the preset `demo`
+A cell is a model, a way to train it, and a seed. Models A to F are classifiers on a tiny backbone of the preset `demo-masked`
 for 4 or 8 motions and 25 or 100 videos of each; A to D stand on the pretrained backbone, E and F on its initial weights.
 With `--real`, classifiers of surveillance clips (2 classes) and of photographs of hands (10) on both backbones as well.
 
@@ -41,7 +41,7 @@ from openvjepa.commands.pretrain import pretrain
 from openvjepa.commands.probe import probe
 from openvjepa.config import FINETUNE_PRESETS as PRESETS
 from openvjepa.config import FinetuneConfig, ProbeConfig, ShapesConfig
-from openvjepa.config.presets import demo
+from openvjepa.config.presets import demo_masked as demo
 from openvjepa.data.synthetic import MOTIONS, make_shapes
 from openvjepa.pretraining.task import PretrainTask
 from openvjepa.train.logs import read_metrics

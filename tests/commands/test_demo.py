@@ -14,16 +14,17 @@ from openvjepa.errors import ConfigError
 
 @pytest.mark.slow
 def test_small_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = DemoConfig(out=str(tmp_path / "demo"), steps=6, train=48, val=48, test=48, threads=1)
+    config = DemoConfig(out=str(tmp_path / "demo"), steps=6, videos=96, train=96, few=48, val=48, test=48, threads=1)
     demo(config)
     found = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert found["results"].keys() == {"motion", "appearance"}
+    assert found["results"].keys() == {"motion", "appearance", "motion, 48 videos", "appearance, 48 videos"}
     for features in found["results"].values():
         assert features.keys() == {"pretrained", "untrained", "pixels"}
         for probes in features.values():
-            assert probes.keys() == {"linear", "attentive", "knn"}
+            assert probes.keys() == {"grid", "linear", "attentive", "knn"}
             assert all(0 <= top1 <= 100 for top1 in probes.values())
-    assert found["chance"] == {"motion": 12.5, "appearance": pytest.approx(100 / 6)}
+    assert found["chance"]["motion, 48 videos"] == found["chance"]["motion"] == 12.5
+    assert found["chance"]["appearance"] == pytest.approx(100 / 6)
     assert found["seed"] == 0
     assert found["seconds"]["total"] > 0
     assert "torch" in found["versions"]
@@ -31,5 +32,7 @@ def test_small_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("Accuracy", "Predictions", "Features over a clip", "Confusion matrices", "Training", "The run"):
         assert f">{part}</h2>" in page
     assert "motion, pretrained" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="each takes part"):
+        demo(DemoConfig(out=str(tmp_path / "demo"), train=10))
     with pytest.raises(ConfigError, match="is not a demo"):
         demo(DemoConfig(out=str(tmp_path)))

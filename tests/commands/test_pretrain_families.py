@@ -81,6 +81,8 @@ def losses(out: Path) -> list[float]:
 def test_every_recipe_runs_in_small(name: str, shapes: Path, pictures: Path, tmp_path: Path) -> None:
     preset = PRESETS[name]()
     small = {"arch": "vit_femto", "img_size": 64, "num_frames": 8, "predictor_embed_dim": 24, "predictor_depth": 1}
+    if preset.model.num_frames == 1:
+        small |= {"img_size": 48, "num_frames": 1}
     levels = (0, 1, 2, 3) if preset.model.levels else ()
     config = replace(
         preset,

@@ -21,7 +21,7 @@ from openvjepa.data.synthetic import make_shapes
 from openvjepa.train.logs import read_metrics
 
 RECORD = Path(__file__).with_name("losses.json")
-RECIPES = ("demo", "nano", "vjepa2-vitl", "vjepa2.1-vitl")
+RECIPES = ("demo-masked", "nano-masked", "vjepa2-vitl", "vjepa2.1-vitl")
 SMALL = {
     "arch": "vit_femto",
     "depth": 2,

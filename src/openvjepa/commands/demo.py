@@ -1,11 +1,13 @@
 """`vjepa demo`: the main job on the embedded data, once through, with a report.
 
-Renders moving shapes, pretrains an encoder on them, and asks what its frozen features know of two labels that the
-pretraining never saw, beside the same encoder untrained and the raw pixels.
+Renders moving shapes over texture and clutter, pretrains an encoder on them, and asks what its frozen features know of two
+labels that the pretraining never saw, with many labelled videos and with few, beside the same encoder untrained and the raw
+pixels.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import time
@@ -50,6 +52,7 @@ from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import load_model, save_model
 
 LABELS = ("motion", "appearance")
+WORLD = {"size": 48, "texture": 0.3, "clutter": 2}
 TRAIN_VIEWS = 3
 SHOWN = 6  # test videos in the report
 
@@ -61,13 +64,18 @@ def demo(config: DemoConfig) -> Results:
     """Run the demo; writes results.json and report.html into config.out.
 
     Returns:
-        label -> features -> probe -> top-1 on the test split, per cent.
+        label -> features -> probe -> top-1 on the test split, per cent; with few labelled videos, the label is
+        "motion, 160 videos".
 
     Raises:
-        ConfigError: the folder holds something that is not a demo.
+        ConfigError: the folder holds something that is not a demo, or there are fewer videos than labelled ones.
         OpenVJEPAError: the pretraining was interrupted.
     """
     out, started = Path(config.out), time.monotonic()
+    if not config.few <= config.train <= config.videos:
+        raise ConfigError(
+            f"few {config.few}, train {config.train}, videos {config.videos}: each takes part of the next"
+        )
     _clear(out)
     seconds: dict[str, float] = {}
 
@@ -76,8 +84,11 @@ def demo(config: DemoConfig) -> Results:
 
     _say("1/5 Rendering moving shapes into video files")
     data = make_shapes(
-        ShapesConfig(out=str(out / "shapes"), train=config.train, val=config.val, test=config.test, seed=config.seed)
+        ShapesConfig(
+            out=str(out / "shapes"), train=config.videos, val=config.val, test=config.test, seed=config.seed, **WORLD
+        )
     ).parent
+    labelled = {count: _labelled(data, count) for count in (config.train, config.few)}
     finished("render")
 
     _say("2/5 Pretraining a V-JEPA encoder on them, without labels")
@@ -90,8 +101,12 @@ def demo(config: DemoConfig) -> Results:
     finished("pretrain")
 
     _say("3/5 Probing frozen features: pretrained, untrained, raw pixels")
-    pixels = _pixel_features(recipe, read_index(data), config.seed)
-    outcomes = {label: _probe_all(config, recipe, data, label, pixels) for label in LABELS}
+    outcomes: dict[str, dict[str, dict[str, Outcome]]] = {}
+    for count, source in labelled.items():
+        pixels = _pixel_features(recipe, read_index(source, label=LABELS[0]), config.seed)
+        for label in LABELS:
+            name = label if count == config.train else f"{label}, {count} videos"
+            outcomes[name] = _probe_all(config, recipe, source, label, pixels, name)
     finished("probe")
 
     _say("4/5 Naming the motion in videos that it has not seen")
@@ -109,10 +124,10 @@ def demo(config: DemoConfig) -> Results:
         for label, features in outcomes.items()
     }
     classes = {label: read_index(data, label=label).classes or () for label in LABELS}
-    chance = {label: 100 / len(names) for label, names in classes.items()}
+    chance = {name: 100 / len(classes[name.split(",")[0]]) for name in outcomes}
     confusions = {
-        f"{label}, attentive probe": (o["pretrained"]["attentive"].confusion, classes[label])
-        for label, o in outcomes.items()
+        f"{label}, attentive probe": (outcomes[label]["pretrained"]["attentive"].confusion, classes[label])
+        for label in LABELS
     }
     sections = [
         report.accuracy_table(results, chance),
@@ -130,6 +145,18 @@ def demo(config: DemoConfig) -> Results:
     _print_table(results, chance)
     print(f"\n{_lead(results)}\n{facts['seconds']['total']:.0f} s in all. Look at {out / 'report.html'}", flush=True)
     return results
+
+
+def _labelled(data: Path, count: int) -> Path:
+    """A list of the first `count` training videos, in which both labels are balanced, and of all others."""
+    path = data / f"labelled-{count}.csv"
+    with (data / "index.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    train = [row for row in rows if row[header.index("split")] == "train"]
+    others = [row for row in rows if row[header.index("split")] != "train"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *train[:count], *others])
+    return path
 
 
 def _some(videos: VideoIndex) -> VideoIndex:
@@ -174,7 +201,12 @@ def _recipe(config: DemoConfig, data: Path) -> PretrainConfig:
 
 
 def _probe_all(
-    config: DemoConfig, recipe: PretrainConfig, data: Path, label: str, pixels: dict[str, NDArray[np.float32]]
+    config: DemoConfig,
+    recipe: PretrainConfig,
+    data: Path,
+    label: str,
+    pixels: dict[str, NDArray[np.float32]],
+    title: str,
 ) -> dict[str, dict[str, Outcome]]:
     """Outcome by features and kind of probe."""
     out = Path(config.out)
@@ -189,12 +221,13 @@ def _probe_all(
         threads=config.threads,
     )
     outcomes = {}
-    for name, run in (("pretrained", out / f"probe-{label}"), ("untrained", out / f"probe-{label}-untrained")):
+    folder = f"probe-{title.replace(', ', '-').replace(' ', '-')}"
+    for name, run in (("pretrained", out / folder), ("untrained", out / f"{folder}-untrained")):
         model = out / ("pretrain" if name == "pretrained" else "untrained")
-        print(f"\n{label}, {name} encoder", flush=True)
+        print(f"\n{title}, {name} encoder", flush=True)
         cache = str(out / "features")
         outcomes[name] = probe(replace(settings, model=str(model), out=str(run), cache_dir=cache)).outcomes
-    print(f"\n{label}, raw pixels", flush=True)
+    print(f"\n{title}, raw pixels", flush=True)
     outcomes["pixels"] = _probe_pixels(recipe, read_index(data, label=label), pixels)
     return outcomes
 
@@ -219,19 +252,21 @@ def _probe_pixels(
         labels["test"],
         classes=index.classes or (),
         num_heads=recipe.model.dims.num_heads,
+        grid=recipe.model.grid,
     )
 
 
 def _pixel_tokens(recipe: PretrainConfig, index: VideoIndex, views: int, seed: int) -> NDArray[np.float32]:
-    """Pixels of each token, [n, views, N, 3 * tubelet * (patch / 4)^2]: the plain clip first, then random ones."""
+    """Pixels of each token, [n, views, N, 3 * tubelet * 4 * 4]: the plain clip first, then random ones."""
     spec = ClipSpec(recipe.model.num_frames, recipe.data.frame_step, recipe.data.fps)
     plain = EvalClips(index, spec, recipe.model.image_hw)
     random = EvalClips(index, spec, recipe.model.image_hw, augment=views - 1, seed=seed) if views > 1 else None
-    kernel = (recipe.model.tubelet_size, recipe.model.patch_size // 4, recipe.model.patch_size // 4)
+    pool = max(1, recipe.model.patch_size // 4)
+    kernel = (recipe.model.tubelet_size, recipe.model.patch_size // pool, recipe.model.patch_size // pool)
     rows = []
     for i in range(len(index)):
         clips = torch.cat([plain[i][0], random[i][0]]) if random else plain[i][0]
-        rows.append(cut_tubelets(F.avg_pool3d(normalize(clips), (1, 4, 4)), kernel).numpy())
+        rows.append(cut_tubelets(F.avg_pool3d(normalize(clips), (1, pool, pool)), kernel).numpy())
     return np.stack(rows)
 
 
@@ -258,12 +293,18 @@ def _features_over_clips(out: Path, recipe: PretrainConfig, chosen: VideoIndex) 
 
 
 def _lead(results: Results) -> str:
-    """The result in a sentence."""
+    """The result in a sentence: every probe, won or lost."""
     parts = []
     for label, features in results.items():
-        ours, theirs = features["pretrained"]["linear"], features["untrained"]["linear"]
-        parts.append(f"{label}: {ours:.1f} % against {theirs:.1f} % untrained ({ours - theirs:+.1f} points)")
-    return "Linear probe on frozen features, test top-1: " + "; ".join(parts) + "."
+        leads = []
+        for probe_name, ours in features["pretrained"].items():
+            best = max(features["untrained"][probe_name], features["pixels"][probe_name])
+            leads.append(f"{probe_name} {ours:.1f} ({ours - best:+.1f})")
+        parts.append(f"{label}: {', '.join(leads)}")
+    return (
+        "Test top-1 of frozen pretrained features in per cent, and the lead over the better of untrained features and "
+        f"pixels: {'; '.join(parts)}."
+    )
 
 
 def _print_table(results: Results, chance: dict[str, float]) -> None:

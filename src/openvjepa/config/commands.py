@@ -40,10 +40,14 @@ class DemoConfig(Config):
 
     out: Text = "runs/demo"
     """Folder to write; what an earlier demo left there is deleted."""
-    steps: Count = 1500
+    steps: Count = 1200
     """Steps of the pretraining."""
-    train: Count = 768
-    """Videos to pretrain and train probes on."""
+    videos: Count = 4000
+    """Videos to pretrain on."""
+    train: Count = 480
+    """Labelled videos to train probes on, the first of those."""
+    few: Count = 160
+    """Labelled videos to train probes on in a second table."""
     val: Count = 192
     """Videos to choose probes with."""
     test: Count = 384

@@ -8,7 +8,7 @@ from typing import Any
 
 from openvjepa.config.finetune import FinetuneConfig
 from openvjepa.config.model import ModelConfig
-from openvjepa.config.objective import ObjectiveConfig
+from openvjepa.config.objective import ObjectiveConfig, ViewsConfig
 from openvjepa.config.pretrain import (
     DataConfig,
     MaskConfig,
@@ -165,7 +165,79 @@ def nano_jepa() -> PretrainConfig:
 
 
 def demo() -> PretrainConfig:
-    """Learns moving shapes of 64 px in minutes on two cores; what it was chosen from is in docs/experiments/recipes.md.
+    """Learns moving shapes in minutes on two cores; docs/experiments/learning.md says what it was chosen from.
+
+    Prediction of the next latent, for motion, and agreement of two views, for appearance, with one encoder that looks at
+    tubelets of four frames one by one.
+    """
+    return PretrainConfig(
+        model=ModelConfig(
+            arch="vit_pico",
+            img_size=32,
+            patch_size=8,
+            tubelet_size=4,
+            time_attention="tubelet",
+            output_positions=True,
+        ),
+        data=DataConfig(frame_step=1, crop_scale=(0.7, 1.0), crop_ratio=(0.87, 1.15), hflip=0.0, cache=True),
+        views=ViewsConfig(global_scale=(0.7, 1.0)),
+        objective=ObjectiveConfig(
+            masked_coeff=0.0, next_coeff=1.0, step_sigreg_coeff=0.1, within_coeff=1.0, views_coeff=1.0
+        ),
+        optim=OptimConfig(
+            lr=1e-3,
+            start_lr=2e-5,
+            warmup=0.05,
+            final_lr=1e-6,
+            weight_decay=0.01,
+            final_weight_decay=0.01,
+            ema=(0.98, 1.0),
+            schedule_scale=1.0,
+            clip_grad=1.0,
+        ),
+        train=TrainConfig(steps=1200, batch_size=32, save_every=400, monitor_every=300, log_every=20),
+    )
+
+
+def nano() -> PretrainConfig:
+    """For a few hundred to a few thousand short clips and ten minutes of one core: the demo's recipe, larger."""
+    base = demo()
+    return replace(
+        base,
+        model=replace(base.model, embed_dim=192, num_heads=6, img_size=48),
+        data=replace(base.data, frame_step=None, fps=8.0, cache=False),
+        train=replace(base.train, steps=900, save_every=300, monitor_every=150),
+    )
+
+
+def nano_images() -> PretrainConfig:
+    """For photographs, ten minutes of one core: agreement of global and local views alone (LeJEPA), and an image model."""
+    base = nano()
+    return replace(
+        base,
+        model=replace(
+            base.model, num_frames=1, tubelet_size=1, patch_size=6, time_attention="full", output_positions=False
+        ),
+        data=replace(base.data, frame_step=1, fps=None, crop_ratio=(0.75, 1.33)),
+        views=ViewsConfig(global_scale=(0.4, 1.0), local_views=4, local_scale=(0.1, 0.4), local_size=24),
+        objective=ObjectiveConfig(masked_coeff=0.0, views_coeff=1.0),
+        optim=replace(base.optim, weight_decay=0.05, final_weight_decay=0.05),
+        train=replace(base.train, steps=1800, batch_size=64),
+    )
+
+
+def small() -> PretrainConfig:
+    """Four hours of one core, for thousands of clips: `nano`, deeper and on frames of 64 px. Not run at full length here."""
+    base = nano()
+    return replace(
+        base,
+        model=replace(base.model, depth=6, img_size=64),
+        train=replace(base.train, steps=4800, batch_size=64, save_every=400, monitor_every=400),
+    )
+
+
+def demo_masked() -> PretrainConfig:
+    """The demo's first recipe, masked prediction, kept as a baseline; what it was chosen from is in docs/experiments/recipes.md.
 
     Against the published recipe: a small encoder, a predictor too weak to do the encoder's work, one mask whose blocks last
     half of the clip, so that something of what moves is always seen, and SIGReg against the collapse of small runs.
@@ -181,15 +253,15 @@ def demo() -> PretrainConfig:
     )
 
 
-def nano() -> PretrainConfig:
-    """For 24 to a few thousand short clips and minutes on a CPU (docs/experiments/recipes.md).
+def nano_masked() -> PretrainConfig:
+    """The first form of `nano`, masked prediction, kept as a baseline; see docs/experiments/recipes.md.
 
-    The demo's recipe with small pictures in fine patches, long tubelets, a wider encoder, and four masks of each clip, which
+    `demo_masked` with small pictures in fine patches, long tubelets, a wider encoder, and four masks of each clip, which
     share its decoding and its targets. The EMA is slower than the short run needs: a quick one trades motion for shape.
     In runs of this length SIGReg does the work, the prediction next to nothing.
     Its sin-cos positions can be exported to ONNX and Meta's layout, not to transformers: for that, add --positions rope-tiled.
     """
-    base = demo()
+    base = demo_masked()
     return replace(
         base,
         model=replace(
@@ -211,7 +283,11 @@ def nano() -> PretrainConfig:
 
 PRESETS: dict[str, Callable[[], PretrainConfig]] = {
     "nano": nano,
+    "nano-images": nano_images,
+    "small": small,
     "demo": demo,
+    "demo-masked": demo_masked,
+    "nano-masked": nano_masked,
     "vitl16": vitl16,
     "vith16": vith16,
     "vith16-384": vith16_384,
