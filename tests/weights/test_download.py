@@ -28,7 +28,10 @@ from openvjepa.weights.hub import load_model
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "vjepa" / "v1" / "checkpoint.pth.tar"
 DATA = bytes(range(256)) * 4096 * 3  # 3 MiB
-CHILD = "import sys; from openvjepa.weights.download import fetch_url; print(fetch_url(sys.argv[1]))"
+CHILD = """import logging, sys
+from openvjepa.weights.download import fetch_url
+logging.basicConfig(level=logging.INFO)
+print(fetch_url(sys.argv[1]))"""
 
 
 @dataclass

@@ -337,3 +337,25 @@ def test_probes_of_a_model_of_its_own_size(tmp_path: Path, io: dict[str, Tensor]
     tokens = torch.randn(1, 8, 48)
     assert probe is not None
     assert torch.equal(probe(tokens), load_probe(v2 / "probe.pt", num_heads=3)(tokens))
+
+
+def test_settings_left_by_an_earlier_run_do_not_hide_checkpoints(tmp_path: Path) -> None:
+    config = PretrainConfig(model=TINY)
+    jepa = JEPA(config.model, ObjectiveConfig())
+    state = {f"jepa.{name}": value for name, value in jepa.state_dict().items()}
+    held = {"model": state, "step": 5, "config": to_mapping(config), "optimizer": {}, "rng": {}}
+    save_checkpoint(tmp_path / "checkpoints", 5, held, keep_last=1)
+    save_model(tmp_path, *make())
+    (tmp_path / "model.safetensors").unlink()
+    assert weights_digest(load_model(tmp_path).encoder) == weights_digest(jepa.target_encoder)
+
+
+def test_labels_of_a_probe_are_texts(tmp_path: Path) -> None:
+    container = torch.load(V1 / "probe.pth.tar", weights_only=True)
+    count = len(next(value for name, value in container["classifier"].items() if name.endswith("linear.bias")))
+    for labels in (["a"] * (count + 1), [["a"]] * count, "a" * count, {0: "a"}):
+        path = saved({**container, "openvjepa": {"labels": labels}}, tmp_path / "p.pth.tar")
+        with pytest.raises(CheckpointError, match="its labels do not name its"):
+            load_model(META, arch=HEADS, probe=path)
+    named = saved({**container, "openvjepa": {"labels": list(map(str, range(count)))}}, tmp_path / "p.pth.tar")
+    assert load_model(META, arch=HEADS, probe=named).labels == tuple(map(str, range(count)))

@@ -15,6 +15,8 @@ from openvjepa.errors import ConfigError
 from openvjepa.model.pooler import PROBE_EPS, AttentiveClassifier
 from openvjepa.weights.files import whole_file
 from openvjepa.weights.formats import hf
+from openvjepa.weights.formats.hf_settings import PREPROCESSOR
+from openvjepa.weights.formats.hf_settings import SETTINGS as HF_SETTINGS
 from openvjepa.weights.hub import SETTINGS, WEIGHTS, LoadedModel, known_config, load_model, save_model
 from openvjepa.weights.probes import V2_HEADS, probe_facts
 
@@ -22,7 +24,7 @@ META_SUFFIXES = (".pth.tar", ".pt")
 CARD = "README.md"
 # Of all layouts: what --overwrite deletes, since a folder holds one of them.
 OUTPUTS = (
-    WEIGHTS, SETTINGS, hf.SETTINGS, hf.INDEX, hf.PREPROCESSOR, CARD, "model.onnx", "model.onnx.data", "model.json"
+    WEIGHTS, SETTINGS, HF_SETTINGS, hf.INDEX, PREPROCESSOR, CARD, "model.onnx", "model.onnx.data", "model.json"
 )  # fmt: skip
 
 

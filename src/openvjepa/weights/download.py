@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import logging
 import os
 import shutil
 import time
@@ -28,6 +29,7 @@ from openvjepa.weights import registry
 
 ATTEMPTS = 5
 """Tries in a row without a single new byte, after which a download is given up."""
+log = logging.getLogger("openvjepa")
 TIMEOUT = 30.0
 """Seconds without an answer."""
 LARGEST = 200 * 10**9
@@ -154,7 +156,7 @@ def _alone(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=1)
     except Timeout:
-        Console(stderr=True, soft_wrap=True).print(f"waiting for another process that downloads {path.name}")
+        log.info("waiting for another process that downloads %s", path.name)
         lock.acquire()
     try:
         yield
@@ -307,12 +309,12 @@ def _sha256(path: Path) -> str:
 
 
 class _Meter:
-    """One line of progress on stderr; without a terminal, a line of text when a download starts."""
+    """A message when a download starts, and on a terminal one line of progress."""
 
     def __init__(self, url: str, path: Path) -> None:
         self.url, self.path, self.told = url, path, False
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
@@ -335,7 +337,7 @@ class _Meter:
         self.progress.update(self.bar, completed=have, total=total)
         if not self.told:
             size = f" ({total / 1e9:.2f} GB, {have / 1e9:.2f} here)" if total else ""
-            self.progress.console.print(f"downloading {self.url}{size} to {self.path}", highlight=False, markup=False)
+            log.info("downloading %s%s to %s", self.url, size, self.path)
         self.told = True
 
     def advance(self, count: int) -> None:

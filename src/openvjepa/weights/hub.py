@@ -29,7 +29,7 @@ from openvjepa.weights.files import (
     read_container,
     read_settings,
     read_tensors,
-    write_file,
+    whole_file,
     write_tensors,
 )
 from openvjepa.weights.formats.hf import read_hf
@@ -43,7 +43,7 @@ from openvjepa.weights.formats.meta import (
     strip_prefixes,
 )
 from openvjepa.weights.loaded import LoadedModel
-from openvjepa.weights.probes import Probe, fill_probe, load_probe, probe_facts
+from openvjepa.weights.probes import Probe, fill_probe, probe_facts, read_probe
 from openvjepa.weights.protocols import clip_of_run, clip_of_settings, stored_clip
 
 WEIGHTS, SETTINGS, HF_SETTINGS = "model.safetensors", "model.yaml", "config.json"
@@ -95,18 +95,14 @@ def _with_probe(model: LoadedModel, source: str, probe: str | Path, heads: int |
     info = registry.find(source)
     urls = info.probes if info else {}
     path = fetch_url(urls[str(probe)]) if str(probe) in urls else Path(probe)
-    loaded = load_probe(path, num_heads=heads, encoder_heads=model.encoder.num_heads)
+    loaded, labels = read_probe(path, num_heads=heads, encoder_heads=model.encoder.num_heads)
     if loaded.linear.in_features != model.encoder.embed_dim:
         raise CheckpointError(
             f"{probe}: a probe of width {loaded.linear.in_features}, but the encoder's is {model.encoder.embed_dim}"
         )
-    labels = converted_facts(read_container(path)).get("labels")
-    classes = loaded.linear.out_features
-    if labels is not None and (not isinstance(labels, list) or len(labels) != classes):
-        raise CheckpointError(f"{probe}: its labels do not name its {classes} classes")
     note = f"{probe} read as nano-JEPA's (no prefix `module.`): its output projection is applied"
     notes = (*model.notes, note) if loaded.pooler.style == "nano" else model.notes
-    return replace(model, probe=loaded, labels=tuple(map(str, labels)) if labels else None, notes=notes)
+    return replace(model, probe=loaded, labels=labels, notes=notes)
 
 
 def _locate(source: str | Path) -> tuple[Path, Mapping[str, Any]]:
@@ -158,16 +154,17 @@ def save_model(
         metadata["classifier"] = {"probe": probe_facts(probe)} | ({"plan": plan} if plan else {})
         settings["classes"] = list(labels) if labels else [str(i) for i in range(probe.linear.out_features)]
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    write_file(Path(folder) / SETTINGS, text.encode())
-    return write_tensors(Path(folder) / WEIGHTS, state, metadata)
+    with whole_file(Path(folder) / SETTINGS) as temporary:  # both files change within a moment, the small one last
+        temporary.write_bytes(text.encode())
+        return write_tensors(Path(folder) / WEIGHTS, state, metadata)
 
 
 def _load_folder(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
-    if (path / SETTINGS).exists():
+    checkpoints = list_checkpoints(path / "checkpoints")
+    if (path / SETTINGS).exists() and ((path / WEIGHTS).exists() or not checkpoints):  # else left by an earlier run
         return _load_own(path, arch)
     if (path / HF_SETTINGS).exists():
         return _load_hf(path, arch)
-    checkpoints = list_checkpoints(path / "checkpoints")
     if checkpoints:
         return _load_container(read_container(checkpoints[-1]), checkpoints[-1], arch)
     raise CheckpointError(

@@ -48,20 +48,39 @@ def load_probe(
     num_heads: int | None = None,
     style: ProbeStyle | None = None,
     head: int = 0,
-    encoder_heads: int | None = None,
 ) -> AttentiveClassifier:
     """Load an attentive probe of V-JEPA 1, 2 or nano-JEPA (`...-probe.pth.tar`, `evals/*.pt`), in eval mode.
 
     Args:
         source: the file.
-        num_heads: attention heads, which the file does not hold; None: 16 for V-JEPA 2, else those of the encoder.
+        num_heads: attention heads, which the file does not hold; None: 16 for V-JEPA 2, else those of the known encoder of
+            this width.
         style: how it is built; None: read off the tensors (no output projection: v2), and the names: nano-JEPA's files look
             like those of V-JEPA 1 but for the prefix `module.`, and only nano-JEPA applies the projection (spec section 6).
         head: which one, where the file holds several (V-JEPA 2 trains a grid of them; Meta's code takes the first).
-        encoder_heads: attention heads of the encoder that it belongs to; None: those of the known encoder of this width.
 
     Raises:
         CheckpointError: missing, damaged, not such a file, or with tensors that do not fit.
+    """
+    return read_probe(source, num_heads=num_heads, style=style, head=head)[0]
+
+
+def read_probe(
+    source: str | Path,
+    *,
+    num_heads: int | None = None,
+    style: ProbeStyle | None = None,
+    head: int = 0,
+    encoder_heads: int | None = None,
+) -> tuple[AttentiveClassifier, tuple[str, ...] | None]:
+    """As `load_probe`, with the names of its classes where the file holds them.
+
+    Args:
+        source, num_heads, style, head: as for `load_probe`.
+        encoder_heads: attention heads of the encoder that it belongs to, which V-JEPA 1's probes share.
+
+    Raises:
+        CheckpointError: as `load_probe`.
     """
     container = read_container(Path(source))
     section = _section(container, head, str(source))
@@ -85,7 +104,14 @@ def load_probe(
         "style": built,
         "eps": stored.get("eps", PROBE_EPS),
     }
-    return fill_probe(facts, embed_dim, num_classes, state, str(source))  # pyright: ignore[reportReturnType]
+    probe = fill_probe(facts, embed_dim, num_classes, state, str(source))
+    assert isinstance(probe, AttentiveClassifier)
+    labels = converted_facts(container).get("labels")
+    if labels is None:
+        return probe, None
+    if not isinstance(labels, list) or len(labels) != num_classes or not all(isinstance(name, str) for name in labels):
+        raise CheckpointError(f"{source}: its labels do not name its {num_classes} classes")
+    return probe, tuple(labels)
 
 
 def probe_facts(probe: Probe) -> dict[str, Any]:

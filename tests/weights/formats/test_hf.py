@@ -20,7 +20,8 @@ from openvjepa.errors import CheckpointError
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier
 from openvjepa.model.predictor import Predictor
-from openvjepa.weights.formats.hf import PREPROCESSOR, SETTINGS, WEIGHTS, read_hf, write_hf
+from openvjepa.weights.formats.hf import WEIGHTS, read_hf, write_hf
+from openvjepa.weights.formats.hf_settings import PREPROCESSOR, SETTINGS, hf_config
 from openvjepa.weights.hub import LoadedModel, load_model
 from openvjepa.weights.probes import load_probe
 
@@ -170,8 +171,6 @@ def test_published_sizes_are_known_by_name(tmp_path: Path, folder: Path) -> None
 
 
 def of_size(arch: str) -> dict[str, Any]:
-    from openvjepa.weights.formats.hf import hf_config
-
     config = ModelConfig(arch=arch, img_size=256, num_frames=64, positions="rope-tiled", predictor_num_heads=12)
     with torch.device("meta"):
         return hf_config(of(config))

@@ -5,8 +5,6 @@ Every tensor arrives bit for bit; `hf_names` has the map (spec section 7.3).
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,61 +13,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openvjepa.config import ENCODER_SIZES, ClipProtocol, ModelConfig
-from openvjepa.config.protocol import EVAL_MARGIN, FRAME_STEP
+from openvjepa.config import ModelConfig
+from openvjepa.config.protocol import FRAME_STEP
 from openvjepa.errors import CheckpointError, shorten
 from openvjepa.model.encoder import Encoder
-from openvjepa.model.layers import ENCODER_EPS, CrossAttentionBlock, hidden_width
+from openvjepa.model.layers import ENCODER_EPS, CrossAttentionBlock
 from openvjepa.model.pooler import AttentiveClassifier
 from openvjepa.model.predictor import Predictor
-from openvjepa.weights.files import read_settings, read_tensors, write_file, write_tensors
+from openvjepa.weights.files import read_tensors, write_file, write_tensors
 from openvjepa.weights.formats.hf_names import UNUSED, Shapes, check_tensors, to_ours, to_theirs
-from openvjepa.weights.formats.meta import check_counts, make_config
+from openvjepa.weights.formats.hf_settings import (
+    POOLER_DEPTH,
+    PREPROCESSOR,
+    SETTINGS,
+    hf_config,
+    preprocessor,
+    read_config,
+    read_json,
+    read_labels,
+    read_preprocessor,
+    to_json,
+    whole_number,
+)
+from openvjepa.weights.formats.meta import check_counts
 from openvjepa.weights.loaded import LoadedModel
 
-WEIGHTS, INDEX, SETTINGS = "model.safetensors", "model.safetensors.index.json", "config.json"
-PREPROCESSOR = "video_preprocessor_config.json"
-TRANSFORMERS = "5.23.0"
-"""Version of transformers whose files these are (VJEPA2 came with 4.53)."""
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 _PREFIX = "vjepa2."  # of encoder and predictor, in a classifier
-_DEFAULT_LABEL = "LABEL_{}"  # a name that transformers makes up
-
-# Fields of config.json that our model has one value for; theirs by default, and so when a file leaves them out.
-_FIXED: dict[str, Any] = {
-    "hidden_act": "gelu",
-    "in_chans": 3,
-    "layer_norm_eps": ENCODER_EPS,
-    "pred_mlp_ratio": 4.0,
-    "qkv_bias": True,
-}
-# Without a meaning for a trained model that is only run.
-_INERT: dict[str, Any] = {
-    "attention_dropout": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "drop_path_rate": 0.0,
-    "dtype": "float32",
-    "initializer_range": 0.02,
-    "model_type": "vjepa2",
-    "pred_zero_init_mask_tokens": True,
-    "transformers_version": TRANSFORMERS,
-}
-# theirs: (ours, their default)
-_GEOMETRY: dict[str, tuple[str, int | float]] = {
-    "crop_size": ("img_size", 256),
-    "frames_per_clip": ("num_frames", 64),
-    "patch_size": ("patch_size", 16),
-    "tubelet_size": ("tubelet_size", 2),
-    "hidden_size": ("embed_dim", 1024),
-    "num_hidden_layers": ("depth", 24),
-    "num_attention_heads": ("num_heads", 16),
-    "mlp_ratio": ("mlp_ratio", 4.0),
-    "pred_hidden_size": ("predictor_embed_dim", 384),
-    "pred_num_hidden_layers": ("predictor_depth", 12),
-    "pred_num_attention_heads": ("predictor_num_heads", 12),
-    "pred_num_mask_tokens": ("num_mask_tokens", 10),
-}
-_POOLER_DEPTH = 3  # their default
 
 
 @dataclass(frozen=True)
@@ -98,19 +69,19 @@ def read_hf(folder: str | Path) -> HFModel:
             missing, unexpected or of another shape is named.
     """
     folder = Path(folder)
-    settings, where = _read_json(folder / SETTINGS), str(folder / SETTINGS)
-    config = _config(settings, where)
+    settings, where = read_json(folder / SETTINGS), str(folder / SETTINGS)
+    config = read_config(settings, where)
     tensors = _read_weights(folder)
     facts = None
     if any(name.startswith(("pooler.", "classifier.")) for name in tensors):
-        depth = 1 + _whole(settings.get("num_pooler_layers", _POOLER_DEPTH), f"{where}: num_pooler_layers")
+        depth = 1 + whole_number(settings.get("num_pooler_layers", POOLER_DEPTH), f"{where}: num_pooler_layers")
         facts = {"num_heads": config.dims.num_heads, "depth": depth, "style": "v2", "eps": ENCODER_EPS}
     shapes = _shapes(config, facts, tensors, where)
     check_tensors(shapes, tensors, str(folder))
     found = {part: to_ours(part, names, tensors) for part, names in shapes.items()}
-    labels = _labels(settings, len(found["probe"]["linear.weight"]), where) if facts else None
+    labels = read_labels(settings, len(found["probe"]["linear.weight"]), where) if facts else None
     return HFModel(
-        config, found["encoder"], found.get("predictor"), found.get("probe"), facts, _read_preprocessor(folder), labels
+        config, found["encoder"], found.get("predictor"), found.get("probe"), facts, read_preprocessor(folder), labels
     )
 
 
@@ -131,9 +102,9 @@ def write_hf(folder: str | Path, model: LoadedModel) -> tuple[str, ...]:
         prefix = _PREFIX if probe and part != "probe" else ""
         for name, value in to_theirs(part, module.state_dict() if module else {}).items():
             tensors[f"{prefix}{name}"] = value
-    write_file(folder / PREPROCESSOR, _json(_preprocessor(model.clip)))
+    write_file(folder / PREPROCESSOR, to_json(preprocessor(model.clip)))
     write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
-    write_file(folder / SETTINGS, _json(hf_config(model)))
+    write_file(folder / SETTINGS, to_json(hf_config(model)))
     return notes
 
 
@@ -184,29 +155,6 @@ def _refuse(source: str, reasons: Mapping[str, bool]) -> None:
         raise CheckpointError(
             f"{source}: cannot be written for transformers: {'; '.join(found)}. ONNX holds it: `vjepa export --to onnx`"
         )
-
-
-def hf_config(model: LoadedModel) -> dict[str, Any]:
-    """config.json of a model: what transformers' save_pretrained writes for it."""
-    config, probe = model.config, model.probe
-    dims = config.dims
-    ours = {
-        "img_size": config.image_hw[0],
-        "embed_dim": dims.embed_dim,
-        "depth": dims.depth,
-        "num_heads": dims.num_heads,
-        "mlp_ratio": _ratio(dims.embed_dim, dims.mlp_ratio),
-        "predictor_num_heads": config.predictor_heads,
-    }
-    values = {theirs: ours.get(name, getattr(config, name)) for theirs, (name, _) in _GEOMETRY.items()}
-    values |= {**_FIXED, **_INERT, "num_pooler_layers": _POOLER_DEPTH, "architectures": ["VJEPA2Model"]}
-    if isinstance(probe, AttentiveClassifier):
-        values["architectures"] = ["VJEPA2ForVideoClassification"]
-        values["num_pooler_layers"] = len(probe.pooler.blocks)
-        labels = model.labels or [_DEFAULT_LABEL.format(i) for i in range(probe.linear.out_features)]
-        values["id2label"] = {str(i): name for i, name in enumerate(labels)}
-        values["label2id"] = {name: i for i, name in enumerate(labels)}
-    return values
 
 
 def _probe_reasons(probe: nn.Module, encoder_heads: int) -> dict[str, bool]:
@@ -276,65 +224,6 @@ def _shapes(config: ModelConfig, facts: Mapping[str, Any] | None, tensors: Mappi
     return {part: {name: value.shape for name, value in module.state_dict().items()} for part, module in parts.items()}
 
 
-def _config(settings: Mapping[str, Any], where: str) -> ModelConfig:
-    """ModelConfig of a config.json; fields without a meaning for us are passed over."""
-    if settings.get("model_type") != "vjepa2":
-        found = repr(settings.get("model_type"))[:40]
-        raise CheckpointError(f"{where}: model_type {found}: not a V-JEPA 2 model (vjepa2)")
-    for name, value in _FIXED.items():
-        if settings.get(name, value) != value:
-            raise CheckpointError(f"{where}: {name} is {repr(settings[name])[:40]}, and only {value!r} can be read")
-    values = {ours: settings.get(theirs, default) for theirs, (ours, default) in _GEOMETRY.items()}
-    for theirs, (ours, _) in _GEOMETRY.items():
-        if ours != "mlp_ratio":  # a single frame: the image model of ours, which theirs is not
-            _whole(values[ours], f"{where}: {theirs}", least=2 if ours == "num_frames" else 1)
-    if type(ratio := values["mlp_ratio"]) not in (int, float) or not 0 < ratio < 1000:
-        raise CheckpointError(f"{where}: mlp_ratio {str(ratio)[:20]}: a number above 0 is needed")
-    width = values["embed_dim"]
-    values["mlp_ratio"] = int(width * values["mlp_ratio"]) / width  # theirs cuts the hidden width, ours rounds it
-    numbers = tuple(values[name] for name in ("embed_dim", "depth", "num_heads", "mlp_ratio"))
-    for arch, (dim, depth, heads, ratio) in ENCODER_SIZES.items():
-        if numbers == (dim, depth, heads, hidden_width(dim, ratio) / dim):
-            values |= {"arch": arch, "embed_dim": None, "depth": None, "num_heads": None, "mlp_ratio": None}
-    return make_config({**values, "positions": "rope-tiled"}, where)
-
-
-def _whole(value: object, where: str, *, least: int = 0) -> int:
-    if type(value) is not int or not least <= value < 2**31:
-        raise CheckpointError(f"{where} {repr(value)[:24]}: a whole number from {least} on is needed")
-    return value
-
-
-def _ratio(width: int, ratio: float) -> float:
-    """The MLP ratio as transformers reads it: it cuts width * ratio to a whole number where ours rounds."""
-    hidden = hidden_width(width, ratio)
-    return ratio if int(width * ratio) == hidden else math.nextafter(hidden / width, math.inf)
-
-
-def _labels(settings: Mapping[str, Any], classes: int, where: str) -> tuple[str, ...] | None:
-    names = settings.get("id2label")
-    if names is None:
-        return None
-    try:
-        labels = tuple(names[str(i)] for i in range(len(names)))
-    except (KeyError, TypeError):
-        labels = ()
-    if len(labels) != classes or not all(isinstance(name, str) for name in labels):
-        raise CheckpointError(f"{where}: id2label does not name the {classes} classes of the classifier")
-    return None if labels == tuple(_DEFAULT_LABEL.format(i) for i in range(classes)) else labels
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    text = read_settings(path)
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: not a mapping of settings")
-    return values
-
-
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     """Tensors of model.safetensors, or of the shards that its index names, without the prefix of a classifier."""
     tensors = {}
@@ -355,7 +244,7 @@ def _shards(folder: Path) -> list[Path]:
         pickled = sorted(path.name for path in folder.glob("*.bin"))
         hint = f" ({pickled[0]} is a pickle, which can hold code: save it anew as safetensors)" if pickled else ""
         raise CheckpointError(f"{folder / WEIGHTS}: no such file{hint}")
-    places = _read_json(folder / INDEX).get("weight_map")
+    places = read_json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
         raise CheckpointError(f"{folder / INDEX}: no weight_map in it that says where the tensors are")
     files = sorted(set(places.values()))
@@ -363,44 +252,3 @@ def _shards(folder: Path) -> list[Path]:
     if missing:
         raise CheckpointError(f"{folder}: {len(missing)} of {len(files)} shards are not in it: {shorten(missing)}")
     return [folder / file for file in files]
-
-
-def _preprocessor(clip: ClipProtocol) -> dict[str, Any]:
-    """How frames are prepared: resized to cover the crop with a margin, cropped in the centre, normalized."""
-    crop = clip.size[0]
-    return {
-        "crop_size": {"height": crop, "width": crop},
-        "do_center_crop": True,
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": list(clip.mean),
-        "image_std": list(clip.std),
-        "resample": 2,  # bilinear
-        "rescale_factor": 1 / 255,
-        "size": {"shortest_edge": int(crop * clip.margin)},
-        "video_processor_type": "VJEPA2VideoProcessor",
-    }
-
-
-def _read_preprocessor(folder: Path) -> dict[str, Any]:
-    """Fields of ClipProtocol that differ from the published ones; none where the folder does not say."""
-    path = folder / PREPROCESSOR
-    if not path.exists():
-        return {}
-    values = _read_json(path)
-    found = {
-        ours: values[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in values
-    }
-    try:
-        edge, crop = values["size"]["shortest_edge"], values["crop_size"]["height"]
-        if edge != int(crop * EVAL_MARGIN):
-            found["margin"] = (edge + 0.5) / crop  # half a pixel more: rounding down gives the edge again
-    except (KeyError, TypeError, ZeroDivisionError):
-        pass  # frames of another kind of processor are taken as the published ones are
-    return found
-
-
-def _json(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
