@@ -19,7 +19,7 @@ def test_the_best_candidate_is_trained_tested_and_saved(
     saved: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    arguments = ["train", str(shapes), "--label", "motion", "--models", str(saved), "--kinds", "grid", "linear"]
+    arguments = ["train", str(shapes), "--label", "motion", "--model", str(saved), "--kinds", "grid", "linear"]
     assert main([*arguments, "--folds", "3", "--out", str(out), "--workers", "0"]) == 0
     said = capsys.readouterr().out
     results = json.loads((out / "results.json").read_text())
@@ -29,14 +29,16 @@ def test_the_best_candidate_is_trained_tested_and_saved(
     assert f"{results['metrics']['top1']:.1f} % of 24 test videos" in said
     assert set(results["learning_curve"]) == {"0.25", "0.5", "1"}
     assert load_classifier(out).classes == tuple(results["classes"])
-    judged = evaluate(EvaluateConfig((str(out),), str(shapes), str(tmp_path / "judged"), label="motion", workers=0))
+    judged = evaluate(
+        EvaluateConfig(model=(str(out),), source=str(shapes), out=str(tmp_path / "judged"), label="motion", workers=0)
+    )
     assert judged.evaluations[0].metrics.top1 == pytest.approx(results["metrics"]["top1"])
     page = (out / "report.html").read_text()
     assert "How many labels are enough?" in page
     with pytest.raises(ConfigError, match="holds a finished run"):
-        train(str(shapes), label="motion", models=[str(saved)], out=out)
+        train(str(shapes), label="motion", model=[str(saved)], out=out)
 
 
 def test_too_little_time_is_an_error(saved: Path, shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="too little to encode"):
-        train(str(shapes), label="motion", models=[str(saved)], out=tmp_path / "run", minutes=0.05, train_views=1000)
+        train(str(shapes), label="motion", model=[str(saved)], out=tmp_path / "run", minutes=0.05, train_views=1000)

@@ -152,7 +152,7 @@ VERBS = (
         "Train a classifier on labeled videos: compares encoders and classifiers within a time budget, tests the best.",
         (
             "vjepa train videos/ --out runs/action",
-            "vjepa train list.csv --label action --minutes 30 --models runs/mine pixels",
+            "vjepa train list.csv --label action --minutes 30 --model runs/mine pixels",
         ),
         "config.train:ClassifierConfig",
         "commands.train:train",

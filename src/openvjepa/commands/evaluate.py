@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from openvjepa.config import EvaluateConfig, TrainConfig, to_mapping
+from openvjepa.config import EvaluateConfig, TrainConfig, command, to_mapping
 from openvjepa.errors import ConfigError
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.inference.ensemble import Member, ask, check_combinable, load_members, to_device
@@ -26,6 +26,7 @@ from openvjepa.weights.files import whole_file, write_file
 RUN_FILES = ("results.json", "report.html", "predictions.csv")
 
 
+@command(EvaluateConfig, "source")
 def evaluate(config: EvaluateConfig) -> EvaluateResult:
     """Show labelled videos to classifiers, count right answers, and write results.json, report.html and predictions.csv.
 

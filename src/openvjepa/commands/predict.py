@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from openvjepa.config import PredictConfig, TrainConfig
+from openvjepa.config import PredictConfig, TrainConfig, command
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.features.encode import EncodeSettings
@@ -31,6 +31,7 @@ from openvjepa.train.distributed import Runtime, make_runtime
 LISTS = (".txt", ".csv")
 
 
+@command(PredictConfig, "videos")
 def predict(config: PredictConfig) -> list[Prediction]:
     """Classify videos and print the result: a table, or with `json` one JSON list and nothing else on stdout.
 

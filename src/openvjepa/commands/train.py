@@ -86,7 +86,7 @@ def _search(
 ) -> tuple[Encoded, list[Candidate], dict[str, str]]:
     """The best encoder's features, all candidates, and why encoders were not tried."""
     best, leader, candidates, skipped = None, None, [], {}
-    for name in config.models or default_models():
+    for name in config.model or default_models():
         model = load_model(name)
         model.encoder.to(runtime.device)
         settings = EncodeSettings(runtime, workers=config.workers, max_bad=config.max_bad)

@@ -17,7 +17,7 @@ class ClassifierConfig(SplitConfig, RateConfig, ComputeConfig, LoaderConfig):
 
     out: Text = "runs/classifier"
     """Run folder. Repeating the command goes on: encoded features and finished candidates are kept."""
-    models: tuple[Text, ...] = ()
+    model: tuple[Text, ...] = ()
     """Encoders to compare: run folders, checkpoint files, names that `vjepa models` lists, pixels, untrained:NAME. None: raw
     pixels, an untrained encoder of the preset nano, and every published model that is downloaded and fits the memory."""
     kinds: Annotated[tuple[Literal["grid", "linear", "attentive"], ...], AtLeastOne()] = ("grid", "linear", "attentive")
