@@ -17,9 +17,12 @@ from torch import Tensor
 import openvjepa
 from openvjepa.config import ClipProtocol, ModelConfig
 from openvjepa.data.clips import read_clip
+from openvjepa.data.index import VideoIndex, VideoRecord
 from openvjepa.data.synthetic import ShapesConfig, make_shapes
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import ConfigError, DataError, VideoError
+from openvjepa.features.encode import PlannedClips
+from openvjepa.features.sampling import plan_for
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.predictor import Predictor
 from openvjepa.weights.hub import LoadedModel, load_model, save_model
@@ -56,7 +59,7 @@ def frames_of(count: int, height: int, width: int, seed: int = 0) -> NDArray[np.
 
 @torch.no_grad()
 def by_hand(model: LoadedModel, frames: NDArray[np.uint8], *, antialias: bool = False) -> Tensor:
-    (clip,) = eval_views(frames, (32, 48), 1, antialias=antialias)
+    (clip,) = eval_views(frames, (32, 48), 1, antialias=antialias, fit="auto")
     return model.encoder(normalize(clip[None]))
 
 
@@ -106,6 +109,15 @@ def test_files(model: LoadedModel, video: Path, tmp_path: Path) -> None:
     shutil.copy(Path(__file__), tmp_path / "text.mp4")
     with pytest.raises(VideoError):
         model.encode(tmp_path / "text.mp4")
+
+
+def test_files_as_the_commands_encode_them(model: LoadedModel, video: Path) -> None:
+    for fit in ("crop", "squeeze", "pad", "auto"):
+        other = replace(model, clip=replace(model.clip, fit=fit))
+        plan = plan_for(other, (VideoRecord(str(video)),))
+        clips, reason = PlannedClips(VideoIndex((VideoRecord(str(video)),), None, "video"), plan)[0]
+        assert (len(clips), reason) == (1, "")
+        torch.testing.assert_close(other.encode(video), model.encoder(normalize(clips)))
 
 
 def test_an_image_takes_its_own_path(tmp_path: Path) -> None:

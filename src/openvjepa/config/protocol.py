@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
+from openvjepa.config.clips import Fit
 from openvjepa.config.model import ModelConfig
 from openvjepa.config.ranges import Config, Count, FrameRate, Pixels, Range
 from openvjepa.config.yaml import to_mapping
@@ -40,7 +41,9 @@ class ClipProtocol(Config):
     antialias: bool = True
     """Whether frames are made smaller with antialiasing (Hugging Face) or by plain bilinear interpolation (Meta)."""
     margin: Annotated[float, Range(1, 4)] = EVAL_MARGIN
-    """Short side of a resized frame over the side of the centre crop."""
+    """Short side of a resized frame over the side of the center crop."""
+    fit: Fit = "auto"
+    """How frames of another shape are brought to the size."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,11 +52,19 @@ class ClipProtocol(Config):
 
     @classmethod
     def of(
-        cls, model: ModelConfig, *, frame_step: int | None = None, fps: float | None = None, antialias: bool = True
+        cls,
+        model: ModelConfig,
+        *,
+        frame_step: int | None = None,
+        fps: float | None = None,
+        antialias: bool = True,
+        fit: Fit = "auto",
     ) -> ClipProtocol:
         """The clip of a model, with its own number and size of frames; without a rate that of the published models."""
         step = FRAME_STEP if frame_step is None and fps is None else frame_step
-        return cls(num_frames=model.num_frames, size=model.image_hw, frame_step=step, fps=fps, antialias=antialias)
+        return cls(
+            num_frames=model.num_frames, size=model.image_hw, frame_step=step, fps=fps, antialias=antialias, fit=fit
+        )
 
     @property
     def is_published(self) -> bool:

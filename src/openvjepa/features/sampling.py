@@ -144,7 +144,8 @@ def plan_for(
     frames = clip.num_frames
     if model.config.modality_embed and all(is_image(record.path) for record in records):
         frames = 1
-    return ClipPlan(ClipSpec(frames, *clip_rate(model, frame_step, fps)), clip.size, antialias=clip.antialias)
+    spec = ClipSpec(frames, *clip_rate(model, frame_step, fps))
+    return ClipPlan(spec, clip.size, antialias=clip.antialias, fit=clip.fit)
 
 
 def clip_rate(model: LoadedModel, frame_step: int | None, fps: float | None) -> tuple[int | None, float | None]:

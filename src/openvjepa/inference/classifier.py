@@ -122,7 +122,11 @@ def save_classifier(folder: Path, classifier: VideoClassifier) -> None:
         labels=classifier.classes,
         plan=to_mapping(replace(classifier.plan, random=0)),
         clip=ClipProtocol.of(
-            classifier.encoder.config, frame_step=spec.frame_step, fps=spec.fps, antialias=classifier.plan.antialias
+            classifier.encoder.config,
+            frame_step=spec.frame_step,
+            fps=spec.fps,
+            antialias=classifier.plan.antialias,
+            fit=classifier.plan.fit,
         ),
     )
 

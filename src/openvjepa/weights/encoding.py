@@ -139,7 +139,8 @@ def _read(path: str | Path, encoder: Encoder, protocol: ClipProtocol) -> Tensor:
 
 def _resized(frames: NDArray[np.uint8], protocol: ClipProtocol, *, antialias: bool) -> Tensor:
     """uint8 [T, H, W, 3] -> uint8 [3, T, height, width]."""
-    return eval_views(frames, protocol.size, 1, antialias=antialias, margin=protocol.margin)[0]
+    fit = "crop" if protocol.fit == "three" else protocol.fit  # of three crops, the center
+    return eval_views(frames, protocol.size, 1, antialias=antialias, margin=protocol.margin, fit=fit)[0]
 
 
 def _unusable(found: str) -> DataError:
