@@ -201,10 +201,10 @@ def test_labels(tmp_path: Path) -> None:
 def test_what_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_own(tmp_path / "own", made(*FAMILIES["V-JEPA 2 as on Hugging Face"]))
     assert main(["convert", str(tmp_path / "own"), str(tmp_path / "m.pt"), "--to", "meta"]) == 0
-    out = capsys.readouterr().out
-    assert "not to resume a training from" in out
-    assert "the probe has 3 attention heads, and Meta's code gives it 16" in out
-    assert "layer norm epsilon of 1e-06" in out
+    out, notes = capsys.readouterr()
+    assert "not to resume a training from" in notes
+    assert "the probe has 3 attention heads, and Meta's code gives it 16" in notes
+    assert "layer norm epsilon of 1e-06" in notes
     assert f"wrote {tmp_path / 'm.pt'} and {tmp_path / 'm-probe.pt'}" in out
     assert main(["convert", str(tmp_path / "own"), str(tmp_path / "m.pt"), "--to", "meta"]) == 1
     assert "add --overwrite" in capsys.readouterr().err

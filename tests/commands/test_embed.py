@@ -225,9 +225,7 @@ def test_a_probe_on_images_alone_uses_their_path(image_model: tuple[Encoder, Pat
     assert load_classifier(out).plan.spec.num_frames == 1
     (cached,) = {np.load(path, mmap_mode="r").shape[1:] for path in (out / "features").rglob("*.npy")}
     assert cached == (4, 24), "one frame of 2 x 2 patches"
-    (prediction,) = predict(
-        PredictConfig(model=(str(out),), videos=(str(tmp_path / "pictures/x/0.png"),), workers=0, json=True)
-    )
+    (prediction,) = predict(PredictConfig(model=(str(out),), videos=(str(tmp_path / "pictures/x/0.png"),), workers=0))
     assert prediction.error is None
 
 

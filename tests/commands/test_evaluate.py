@@ -16,6 +16,7 @@ import torch
 from sklearn import metrics
 
 from openvjepa.cli import main
+from openvjepa.cli.render import evaluate as render
 from openvjepa.commands.evaluate import EvaluateResult, evaluate
 from openvjepa.commands.finetune import finetune
 from openvjepa.commands.predict import predict
@@ -186,7 +187,9 @@ def test_a_probe_is_judged_as_it_was_tested(run: ProbeResult, shapes: Path, tmp_
 
 def test_an_evaluation_writes_what_it_found(run: ProbeResult, shapes: Path, tmp_path: Path, capsys: Any) -> None:
     capsys.readouterr()
-    found = judge(tmp_path, run.out, shapes, json=True)
+    found = judge(tmp_path, run.out, shapes)
+    assert capsys.readouterr().out == "", "the library does not print"
+    render.evaluate(found, EvaluateConfig(json=True))
     printed = json.loads(capsys.readouterr().out)
     written = json.loads((found.out / "results.json").read_text())
     assert {key: written[key] for key in printed} == printed
@@ -318,6 +321,7 @@ def test_unreadable_videos_are_counted_and_reported(
     )
     assert (found.skipped, len(found.index)) == ({str(bad): "the file is empty"}, 6)
     np.testing.assert_allclose(found.evaluations[0].probabilities, run.outcomes["linear"].probabilities[:6], atol=1e-6)
+    render.evaluate(found, EvaluateConfig())
     assert "1 cannot be read" in capsys.readouterr().out
     assert "bad.mp4" in (found.out / "report.html").read_text()
     with pytest.raises(DataError, match=r"none of 1 videos can be read, for example .*bad\.mp4: the file is empty"):

@@ -41,7 +41,7 @@ def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
 
 
 def test_details_say_how_to_load_it(capsys: pytest.CaptureFixture[str], home: Path) -> None:
-    models(ModelsConfig("vjepa2-vitl"))
+    assert main(["models", "vjepa2-vitl"]) == 0
     told = capsys.readouterr().out
     for text in (
         "https://dl.fbaipublicfiles.com/vjepa2/vitl.pt",
@@ -55,15 +55,15 @@ def test_details_say_how_to_load_it(capsys: pytest.CaptureFixture[str], home: Pa
         assert text in told
     home.mkdir(parents=True)
     (home / "vitl.pt").touch()
-    models(ModelsConfig("vjepa2-vitl"))
+    assert main(["models", "vjepa2-vitl"]) == 0
     assert str(home / "vitl.pt") in capsys.readouterr().out
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    models(ModelsConfig(json=True))
+    assert main(["models", "--json"]) == 0
     several = json.loads(capsys.readouterr().out)
     assert [model["name"] for model in several] == [info.name for info in list_models()]
-    models(ModelsConfig("vitl16", json=True))
+    assert main(["models", "vitl16", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == several[0]
     assert several[0]["num_frames"] == 16
     assert several[0]["path"] is None

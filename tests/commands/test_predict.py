@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from openvjepa.cli.render import predict as render
 from openvjepa.commands.predict import Prediction, predict
 from openvjepa.commands.probe import ProbeResult, probe
 from openvjepa.config import PredictConfig, ProbeConfig
@@ -97,6 +98,8 @@ def test_bad_files_do_not_stop_the_others(
     assert [prediction.error is None for prediction in found] == [True, False, False, False, False, True]
     assert [len(prediction.top) for prediction in found] == [1, 0, 0, 0, 0, 1]
     assert found[0].top == run(probed, good[0], top=1)[0].top
+    assert capsys.readouterr().out == "", "the library does not print"
+    render.predict(found, PredictConfig())
     shown = capsys.readouterr().out
     assert "[empty].mp4" in shown
     assert "cannot be read" in shown
@@ -106,7 +109,8 @@ def test_json_is_all_that_programs_get(
     probed: ProbeResult, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    found = run(probed, sorted((shapes / "videos").iterdir())[0], tmp_path / "missing.mp4", json=True, top=2)
+    found = run(probed, sorted((shapes / "videos").iterdir())[0], tmp_path / "missing.mp4", top=2)
+    render.predict(found, PredictConfig(json=True))
     values = json.loads(capsys.readouterr().out)
     assert values == [prediction.to_dict() for prediction in found]
     assert [set(value) for value in values] == [{"path", "top", "error"}] * 2

@@ -10,6 +10,7 @@ import av
 import pytest
 from rich.console import Console
 
+from openvjepa.cli.render.data import check_tables
 from openvjepa.config import ShapesConfig
 from openvjepa.data.check import check_index
 from openvjepa.data.index import read_index, stratified_split
@@ -179,7 +180,7 @@ def test_check_names_bad_damaged_and_missing_files(tmp_path: Path) -> None:
     assert "invalid data" in report.bad[str(second)]
     assert report.damaged == {str(first): 1}
     console = Console(width=300, record=True, file=io.StringIO())
-    console.print(report.render())
+    console.print(check_tables(report))
     text = console.export_text()
     assert "2 bad, 1 damaged" in text
     assert "1 packets cannot be decoded" in text

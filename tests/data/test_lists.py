@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from openvjepa.cli.render.data import check_tables
 from openvjepa.config import ProbeConfig
 from openvjepa.data.check import check_index
 from openvjepa.data.clips import read_clip
@@ -236,7 +237,7 @@ def test_markup_and_escapes_in_names_are_shown_as_text(tmp_path: Path) -> None:
     touch(tmp_path / "[/b]/a\x1b[31m.mp4", tmp_path / "[red]x/b.mp4")
     report = check_index(tmp_path, workers=1)
     console = Console(width=300, record=True, file=io.StringIO(), force_terminal=False)
-    console.print(report.render())
+    console.print(check_tables(report))
     text = console.export_text()
     assert "[ (1), [red]x (1)" in text
     assert "\x1b" not in text

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from openvjepa.cli.render import predict as shown_by
 from openvjepa.commands.predict import predict
 from openvjepa.commands.probe import probe
 from openvjepa.config import ModelConfig, PredictConfig, ProbeConfig
@@ -141,6 +142,7 @@ def test_scenes_are_found_where_they_are(run: Path, long: Path, capsys: pytest.C
     assert scenes[1].end == pytest.approx(5, abs=0.6)
     np.testing.assert_allclose(timeline.probabilities.sum(1), 1, atol=1e-6)
     assert dict(found.top)["dark"] == pytest.approx(float(timeline.probabilities[:, 1].mean()))
+    shown_by.predict([found], PredictConfig())
     shown = capsys.readouterr().out
     assert "11 windows" in shown
     assert "0:06.0" in shown
@@ -183,7 +185,8 @@ def test_a_csv_has_a_line_for_each_window(run: Path, long: Path, tmp_path: Path)
 
 def test_json_holds_the_windows(run: Path, long: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    (found,) = say(run, long, json=True, top=1)
+    (found,) = say(run, long, top=1)
+    shown_by.predict([found], PredictConfig(json=True))
     (value,) = json.loads(capsys.readouterr().out)
     assert found.timeline is not None
     assert [window["start"] for window in value["windows"]] == [start for start, _ in found.timeline.spans]

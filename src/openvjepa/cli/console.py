@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,28 @@ from openvjepa.errors import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_WIDE = 250  # columns of a table in a pipe, so that a row is a line
+_WIDE = 10_000  # columns that a table may take in a pipe, so that a row is a line
 
 
 def say(text: object = "") -> None:
     """Write a line of a result."""
     print(text, flush=True)
+
+
+def say_json(value: object) -> None:
+    """Write a result for programs."""
+    say(json.dumps(value, indent=1))
+
+
+def say_skipped(skipped: Mapping[str, str], most: int = 10) -> None:
+    """Write which files could not be read, and why.
+
+    Args:
+        skipped: path -> reason.
+        most: how many are named.
+    """
+    for path, reason in list(skipped.items())[:most]:
+        say(printable(f"cannot be read: {path}: {reason}"))
 
 
 def complain(text: str) -> None:

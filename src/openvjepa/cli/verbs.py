@@ -25,24 +25,6 @@ def _bad(report: Any) -> int:
     return 1 if report.bad else 0
 
 
-def _wrote(path: Any) -> int:
-    print(f"wrote {path}")
-    return 0
-
-
-def _wrote_files(result: Any) -> int:
-    for path in result.files:
-        print(f"wrote {path}")
-    if result.skipped:
-        print(f"files that cannot be read: {len(result.skipped)}")
-    return 0
-
-
-def _summed_up(report: Any) -> int:
-    print(report.summary())
-    return _bad(report)
-
-
 def _interrupted(result: Any) -> int:
     return INTERRUPTED if result.interrupted else 0
 
@@ -104,6 +86,7 @@ VERBS = (
         "config.data:CheckConfig",
         "commands.check:check",
         positional=("source",),
+        render="cli.render.data:check",
         status=_bad,
     ),
     Verb(
@@ -113,7 +96,7 @@ VERBS = (
         "config.data:ShapesConfig",
         "data.synthetic:make_shapes",
         positional=("out",),
-        status=_wrote,
+        render="cli.render.data:made",
     ),
     Verb(
         "data make-physics",
@@ -122,7 +105,7 @@ VERBS = (
         "config.data:PhysicsConfig",
         "data.physics:make_physics",
         positional=("out",),
-        status=_wrote,
+        render="cli.render.data:made",
     ),
     Verb(
         "data prepare",
@@ -131,7 +114,8 @@ VERBS = (
         "config.data:PrepareConfig",
         "data.prepare:prepare",
         positional=("source", "out"),
-        status=_summed_up,
+        render="cli.render.data:prepare",
+        status=_bad,
     ),
     Verb(
         "pretrain",
@@ -204,6 +188,7 @@ VERBS = (
         positional=("videos",),
         needed=("model",),
         old_order=old_orders.predict,
+        render="cli.render.predict:predict",
         status=_all_unreadable,
     ),
     Verb(
@@ -219,6 +204,7 @@ VERBS = (
         needed=("model",),
         hidden=("data",),
         old_order=old_orders.evaluate,
+        render="cli.render.evaluate:evaluate",
     ),
     Verb(
         "compare",
@@ -241,6 +227,7 @@ VERBS = (
         "commands.embed:embed",
         positional=("source",),
         needed=("model",),
+        render="cli.render.embed:embed",
     ),
     Verb(
         "show",
@@ -256,7 +243,7 @@ VERBS = (
         "commands.show:show",
         positional=("videos",),
         needed=("model",),
-        status=_wrote_files,
+        render="cli.render.show:show",
     ),
     Verb(
         "models",
@@ -265,6 +252,7 @@ VERBS = (
         "config.commands:ModelsConfig",
         "commands.models:models",
         positional=("name",),
+        render="cli.render.models:models",
     ),
     Verb(
         "convert",
@@ -278,6 +266,7 @@ VERBS = (
         "config.commands:ConvertConfig",
         "commands.convert:convert",
         positional=("source", "out"),
+        render="cli.render.models:convert",
     ),
     Verb(
         "export",
@@ -286,6 +275,7 @@ VERBS = (
         "config.commands:ExportConfig",
         "commands.export:export",
         positional=("model", "out"),
+        render="cli.render.models:export",
     ),
     Verb(
         "bench",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from openvjepa.weights.formats.hf_settings import SETTINGS as HF_SETTINGS
 from openvjepa.weights.hub import SETTINGS, WEIGHTS, LoadedModel, known_config, load_model, save_model
 from openvjepa.weights.probes import V2_HEADS, probe_facts
 
+logger = logging.getLogger("openvjepa")
+
 META_SUFFIXES = (".pth.tar", ".pt")
 CARD = "README.md"
 # Of all layouts: what --overwrite deletes, since a folder holds one of them.
@@ -29,7 +32,7 @@ OUTPUTS = (
 
 
 def convert(config: ConvertConfig) -> tuple[Path, ...]:
-    """Read a model and write it in another layout; prints what was done to tensors, rule by rule.
+    """Read a model and write it in another layout; logs what was done to tensors, rule by rule.
 
     Returns:
         The files or the folder written.
@@ -53,16 +56,14 @@ def convert(config: ConvertConfig) -> tuple[Path, ...]:
     model = load_model(
         config.source, arch=parse_geometry(config.geometry), probe=config.probe, probe_heads=config.probe_heads
     )
-    print(model)
+    logger.info("%s", model)
     if config.to == "hf":
         hf.check_hf(model)
     if config.to != "meta":
         clear_folder(written[0])
     for note in writers[config.to](Path(config.out), model):
-        print(note)
-    written = tuple(path for path in written if path.exists())
-    print(f"wrote {' and '.join(map(str, written))}")
-    return written
+        logger.info(note)
+    return tuple(path for path in written if path.exists())
 
 
 def write_meta(path: Path, model: LoadedModel) -> tuple[str, ...]:

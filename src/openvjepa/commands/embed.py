@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from openvjepa.train.distributed import make_runtime
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import LoadedModel, load_model
 
+logger = logging.getLogger("openvjepa")
+
 
 @dataclass(frozen=True)
 class EmbedResult:
@@ -38,6 +41,8 @@ class EmbedResult:
     """Of the tensors in `out`."""
     skipped: dict[str, str]
     """Files that cannot be read: path -> reason."""
+    files: int
+    """How many there are, with those that cannot be read."""
     seconds: float
     """Spent encoding, in this run."""
 
@@ -63,11 +68,11 @@ def embed(config: EmbedConfig) -> EmbedResult:
     out, work = _check(config)
     index = read_index(config.source, label=config.label)
     model = load_model(config.model)
-    print(model, flush=True)
+    logger.info("%s", model)
     plan = _plan(config, model, index)
     train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
     with make_runtime(train) as runtime:
-        print(f"embed on {runtime}", flush=True)
+        logger.info("embed on %s", runtime)
         settings = EncodeSettings(runtime, config.batch_size, workers=config.workers, layer=config.layer)
         encoder = model.encoder.to(runtime.device)
         journal = Journal(work, _facts(config, encoder, index, plan, settings), config.dtype)
@@ -77,7 +82,6 @@ def embed(config: EmbedConfig) -> EmbedResult:
         seconds = time.monotonic() - started
     result = _write(config, journal, plan, out, seconds)
     shutil.rmtree(work)
-    _print(result, len(index))
     return result
 
 
@@ -134,7 +138,7 @@ def _encode(
 ) -> None:
     """Encode the batches that the journal lacks."""
     if journal.entries:
-        print(f"going on after {len(journal.entries)} of {len(index)} files", flush=True)
+        logger.info("going on after %d of %d files", len(journal.entries), len(index))
     height, width = _grid(encoder, plan).shape[1:]
     last = time.monotonic()
     for batch in encode_batches(encoder, index, plan, settings, name=index.source, first=journal.batches):
@@ -200,13 +204,4 @@ def _write(config: EmbedConfig, journal: Journal, plan: ClipPlan, out: Path, sec
     lines = (json.dumps(entry, ensure_ascii=False) for entry in journal.entries)
     write_file(index, "".join(f"{line}\n" for line in lines).encode())
     shapes = {name: (part.rows, *part.shape) for name, part in parts.items()}
-    return EmbedResult(out, index, shapes, skipped, seconds)
-
-
-def _print(result: EmbedResult, files: int) -> None:
-    for path, reason in list(result.skipped.items())[:10]:
-        print(f"cannot be read: {path}: {reason}")
-    shapes = ", ".join(f"{name} {list(shape)}" for name, shape in result.shapes.items())
-    print(
-        f"wrote {shapes} into {result.out}, and {result.index}: {len(result.skipped)} of {files} files cannot be read"
-    )
+    return EmbedResult(out, index, shapes, skipped, len(journal.entries), seconds)

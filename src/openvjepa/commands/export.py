@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -21,6 +22,8 @@ from openvjepa.weights.files import write_file
 from openvjepa.weights.formats import hf
 from openvjepa.weights.formats.onnx import check_onnx, largest_difference, write_onnx
 from openvjepa.weights.hub import LoadedModel, known_config, load_model
+
+logger = logging.getLogger("openvjepa")
 
 TOLERANCE = 1e-5
 """Largest difference of transformers' numbers to ours, in units of the largest of them where that is above 1."""
@@ -48,7 +51,7 @@ def export(config: ExportConfig) -> Path:
         config.model, arch=parse_geometry(config.geometry), probe=config.probe, probe_heads=config.probe_heads
     )
     model = replace(loaded, source=config.model)  # by name, not the place in the cache
-    print(model, flush=True)
+    logger.info("%s", model)
     if config.to == "hf":
         hf.check_hf(model)
     clear_folder(folder)
@@ -58,8 +61,7 @@ def export(config: ExportConfig) -> Path:
         own = not (config.geometry or config.probe)  # the figures of a run hold for what the run has measured
         notes = _write_hf(folder, model, read_results(config.model) if own and model.probe else None)
     for note in notes:
-        print(note)
-    print(f"wrote {folder}")
+        logger.info(note)
     return folder
 
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from openvjepa.config import PredictConfig, TrainConfig, command
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
@@ -33,7 +28,7 @@ LISTS = (".txt", ".csv")
 
 @command(PredictConfig, "videos")
 def predict(config: PredictConfig) -> list[Prediction]:
-    """Classify videos and print the result: a table, or with `json` one JSON list and nothing else on stdout.
+    """Classify videos.
 
     The softmax of all clips of a video is averaged, as in the probe's evaluation. Runs with the same classes are combined;
     those with one and the same encoder share its pass. A video that cannot be read gets an error and does not stop the
@@ -64,10 +59,6 @@ def predict(config: PredictConfig) -> list[Prediction]:
         predictions = _predict(config, members, wanted, records, runtime)
     if config.window is not None:
         _write(config, [prediction.timeline for prediction in predictions if prediction.timeline is not None])
-    if config.json:
-        print(json.dumps([prediction.to_dict() for prediction in predictions], indent=1))
-    else:
-        _print(predictions)
     return predictions
 
 
@@ -150,44 +141,3 @@ def _expand(videos: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             continue
         for record in records:
             yield record.path, None
-
-
-def _print(predictions: Sequence[Prediction]) -> None:
-    """A row for each class of each answer; a video that was followed over time gets a table of its own."""
-    several = any(len(prediction.answers) > 1 for prediction in predictions)
-    table = Table(Column("video", overflow="fold"), *([Column("by", overflow="fold")] if several else []))
-    table.add_column("class", overflow="fold")
-    table.add_column("probability", justify="right")
-    for prediction in predictions:
-        if prediction.error:
-            problem = f"[red]cannot be read: {escape(prediction.error)}[/red]"
-            table.add_row(escape(prediction.path), *([""] if several else []), problem, "")
-        for number, answer in enumerate(prediction.answers):
-            for rank, (name, probability) in enumerate(answer.top):
-                by = [escape(", ".join(answer.runs)) if rank == 0 else ""] if several else []
-                path = escape(prediction.path) if number == rank == 0 else ""
-                table.add_row(path, *by, escape(name), f"{100 * probability:.1f} %")
-    console = Console()
-    console.print(table)
-    for prediction in predictions:
-        if prediction.timeline is not None:
-            console.print(_scenes(prediction.timeline))
-
-
-def _scenes(timeline: Timeline) -> Table:
-    """What happens when, as a table."""
-    title = f"{escape(timeline.path)}: {len(timeline.spans)} windows"
-    table = Table("from", "to", Column("class", overflow="fold"), title=title, title_justify="left")
-    table.add_column("probability", justify="right")
-    table.add_column("windows", justify="right")
-    for scene in timeline.scenes():
-        name = "[red]cannot be read[/red]" if scene.label is None else escape(timeline.classes[scene.label])
-        share = "" if scene.label is None else f"{100 * scene.probability:.1f} %"
-        table.add_row(_clock(scene.start), _clock(scene.end), name, share, str(scene.windows))
-    return table
-
-
-def _clock(seconds: float) -> str:
-    """Minutes and seconds."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    return f"{int(minutes)}:{rest:04.1f}"

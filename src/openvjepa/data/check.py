@@ -8,17 +8,12 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from openvjepa.data.cores import process_count
 from openvjepa.data.images import is_image_name
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.video import VideoInfo, probe
-from openvjepa.errors import DataError, VideoError, printable
+from openvjepa.errors import DataError, VideoError
 from openvjepa.progress import Meter
 
 
@@ -53,56 +48,20 @@ class CheckReport:
             "rows": len(self.index),
             "videos": len(self.files) - self.images,
             "images": self.images,
-            "classes": dict(self._class_counts()),
+            "classes": dict(self.class_counts()),
             "labels_from": self.index.labels_from,
             "frames": sum(info.frames for info in self.good),
             "seconds": round(sum(info.duration for info in self.good), 3),
-            "sizes": _counts(f"{info.width}x{info.height}" for info in self.good),
-            "codecs": _counts(info.codec for info in self.good),
+            "sizes": counts(f"{info.width}x{info.height}" for info in self.good),
+            "codecs": counts(info.codec for info in self.good),
             "bad": self.bad,
             "damaged": self.damaged,
         }
 
-    def render(self) -> RenderableType:
-        """The same for people; names from outside are shown as they are, with control characters escaped."""
-        images, moving = self.images, [info for info in self.good if info.fps]
-        kinds = f"{len(self.files) - images} videos" + (f", {images} images" if images else "")
-        if len(self.index) != len(self.files):
-            kinds += f" in {len(self.index)} rows"
-        table = Table(title=_text(f"{self.index.source}: {kinds}"), show_header=False, title_justify="left")
-        durations = [info.duration for info in moving] or [0.0]
-        splits = _counts(record.split for record in self.index.records if record.split)
-        rows = {
-            "readable": f"{len(self.good)} ({len(self.damaged)} of them with damaged packets)",
-            "duration": f"{min(durations):.2f} - {max(durations):.2f} s, median {median(durations):.2f} s",
-            "frames": f"{sum(info.frames for info in self.good)} in all",
-            "fps": _short(_counts(f"{info.fps:.4g}" for info in moving)),
-            "sizes": _short(_counts(f"{info.width}x{info.height}" for info in self.good)),
-            "codecs": _short(_counts(info.codec for info in self.good)),
-            "splits": _short(splits) if splits else "none given",
-            "classes": _short(dict(self._class_counts())) if self.index.classes else self._no_labels(),
-        }
-        if self.index.labels_from:
-            rows["labels from"] = self.index.labels_from
-        for name, value in rows.items():
-            table.add_row(name, _text(value))
-        parts: list[RenderableType] = [table]
-        notes = {**{p: f"{n} packets cannot be decoded" for p, n in self.damaged.items()}, **self.bad}
-        if notes:
-            title = f"{len(self.bad)} bad, {len(self.damaged)} damaged"
-            problems = Table("file", "reason", title=title, title_justify="left")
-            for path, reason in notes.items():
-                problems.add_row(_text(path), _text(reason))
-            parts.append(problems)
-        return Group(*parts)
-
-    def _no_labels(self) -> str:
-        columns = self.index.columns
-        return f"no labels (choose a column: {', '.join(columns)})" if columns else "no labels"
-
-    def _class_counts(self) -> list[tuple[str, int]]:
-        counts = Counter(self.index.labels)
-        return [(name, counts[i]) for i, name in enumerate(self.index.classes or ())]
+    def class_counts(self) -> list[tuple[str, int]]:
+        """(class, number of its rows), in the order of the classes."""
+        tally = Counter(self.index.labels)
+        return [(name, tally[i]) for i, name in enumerate(self.index.classes or ())]
 
 
 def check_index(source: str | Path, *, label: str | None = None, workers: int | None = None) -> CheckReport:
@@ -146,15 +105,6 @@ def _probe(path: str) -> VideoInfo | str:
         return error.reason
 
 
-def _counts(values: Iterable[str]) -> dict[str, int]:
+def counts(values: Iterable[str]) -> dict[str, int]:
+    """Value -> how often it occurs, the most frequent first."""
     return dict(Counter(values).most_common())
-
-
-def _short(counts: dict[str, int], most: int = 12) -> str:
-    shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:most])
-    return shown + (f" and {len(counts) - most} more" if len(counts) > most else "") or "-"
-
-
-def _text(text: str) -> Text:
-    """Without Rich's markup, which names such as "[/b]" would be taken for."""
-    return Text(printable(text))

@@ -1,0 +1,59 @@
+"""What `vjepa evaluate` shows."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.table import Column, Table
+
+from openvjepa.cli.console import say, say_json, say_skipped, show
+from openvjepa.config import EvaluateConfig
+from openvjepa.inference.evaluation import EvaluateResult, Evaluation
+from openvjepa.reports.evaluate import share
+
+
+def evaluate(result: EvaluateResult, config: EvaluateConfig) -> None:
+    """Metrics and cost of each classifier, and the classes of the last one; or JSON."""
+    if config.json:
+        say_json(result.to_dict())
+        return
+    table = Table(
+        Column("run", overflow="fold"),
+        title=f"{len(result.index)} videos, {len(result.classes)} classes",
+        title_justify="left",
+    )
+    large = result.evaluations[0].metrics.top5 is not None
+    headings = ("top-1 %", *(["top-5"] if large else []), "class mean", "ECE %", "log loss")
+    for heading in (*headings, "passes", "s/video", "s/pass"):
+        table.add_column(heading, justify="right")
+    for evaluation in result.evaluations:
+        s = evaluation.metrics
+        figures = [s.top1, *([s.top5] if large else []), s.mean_class, s.ece]
+        cost = (str(evaluation.passes), f"{evaluation.seconds_per_video:.3g}", f"{evaluation.seconds_per_clip:.3g}")
+        table.add_row(escape(evaluation.name), *(f"{value:.1f}" for value in figures), f"{s.log_loss:.3f}", *cost)
+    show(table)
+    show(_class_table(result.evaluations[-1]))
+    say_skipped(result.skipped)
+    notes = [f"{len(result.skipped)} cannot be read"] if result.skipped else []
+    notes += (
+        [f"{result.left_out} left out, since a run was trained on them or chosen with them"] if result.left_out else []
+    )
+    if result.seen:
+        notes.append(f"{result.seen} of them seen in training: the accuracy is too high")
+    if result.unknown:
+        notes.append(f"not known which videos {', '.join(result.unknown)} was trained on: the accuracy may be too high")
+    say("; ".join([f"{len(result.index)} videos", *notes, f"results in {result.out}: report.html, predictions.csv"]))
+
+
+def _class_table(evaluation: Evaluation, most: int = 30) -> Table:
+    """The classes, lowest recall first."""
+    table = Table("class", title=escape(evaluation.name), title_justify="left")
+    for heading in ("videos", "recall %", "precision %"):
+        table.add_column(heading, justify="right")
+    table.add_column("most often confused with")
+    rows = sorted(evaluation.metrics.per_class, key=lambda row: (row.recall is None, row.recall or 0.0))
+    for row in rows[:most]:
+        shares = (share(value) for value in (row.recall, row.precision))
+        table.add_row(escape(row.name), str(row.videos), *shares, escape(row.confused_with or ""))
+    if len(rows) > most:
+        table.caption = f"{len(rows) - most} more are in report.html"
+    return table

@@ -1,0 +1,56 @@
+"""What `vjepa predict` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Column, Table
+
+from openvjepa.cli.console import say_json, show
+from openvjepa.config import PredictConfig
+from openvjepa.inference.predictions import Prediction
+from openvjepa.inference.timeline import Timeline
+
+
+def predict(predictions: Sequence[Prediction], config: PredictConfig) -> None:
+    """A row for each class of each answer, and a table for each video that was followed over time; or one JSON list."""
+    if config.json:
+        say_json([prediction.to_dict() for prediction in predictions])
+        return
+    several = any(len(prediction.answers) > 1 for prediction in predictions)
+    table = Table(Column("video", overflow="fold"), *([Column("by", overflow="fold")] if several else []))
+    table.add_column("class", overflow="fold")
+    table.add_column("probability", justify="right")
+    for prediction in predictions:
+        if prediction.error:
+            problem = f"[red]cannot be read: {escape(prediction.error)}[/red]"
+            table.add_row(escape(prediction.path), *([""] if several else []), problem, "")
+        for number, answer in enumerate(prediction.answers):
+            for rank, (name, probability) in enumerate(answer.top):
+                by = [escape(", ".join(answer.runs)) if rank == 0 else ""] if several else []
+                path = escape(prediction.path) if number == rank == 0 else ""
+                table.add_row(path, *by, escape(name), f"{100 * probability:.1f} %")
+    show(table)
+    for prediction in predictions:
+        if prediction.timeline is not None:
+            show(_scenes(prediction.timeline))
+
+
+def _scenes(timeline: Timeline) -> Table:
+    """What happens when, as a table."""
+    title = f"{escape(timeline.path)}: {len(timeline.spans)} windows"
+    table = Table("from", "to", Column("class", overflow="fold"), title=title, title_justify="left")
+    table.add_column("probability", justify="right")
+    table.add_column("windows", justify="right")
+    for scene in timeline.scenes():
+        name = "[red]cannot be read[/red]" if scene.label is None else escape(timeline.classes[scene.label])
+        share = "" if scene.label is None else f"{100 * scene.probability:.1f} %"
+        table.add_row(_clock(scene.start), _clock(scene.end), name, share, str(scene.windows))
+    return table
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    return f"{int(minutes)}:{rest:04.1f}"
