@@ -246,6 +246,20 @@ VERBS = (
         render="cli.render.show:show",
     ),
     Verb(
+        "track",
+        "Follow the objects of a mask, or points, through a video by similarity of features; J and F on the DAVIS layout.",
+        (
+            "vjepa track video.mp4 --model runs/mine --mask first.png",
+            "vjepa track video.mp4 --model runs/mine --points 120,80 300,95 --short-side 480",
+            "vjepa track --davis DAVIS --model vjepa2-vitl --out runs/davis",
+        ),
+        "config:TrackConfig",
+        "commands.track:track",
+        positional=("video",),
+        needed=("model",),
+        render="cli.render.track:track",
+    ),
+    Verb(
         "models",
         "List the published models: size, clip, accuracy, licence, memory needed here; or tell all about one of them.",
         ("vjepa models", "vjepa models vjepa2-vitl", "vjepa models --json"),

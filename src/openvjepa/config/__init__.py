@@ -47,7 +47,7 @@ from openvjepa.config.pretrain import (
 )
 from openvjepa.config.protocol import ClipProtocol
 from openvjepa.config.ranges import Config, Range, check_ranges, ranges_of
-from openvjepa.config.show import ShowConfig
+from openvjepa.config.show import PropagationConfig, ShowConfig, TrackConfig
 from openvjepa.config.train import ClassifierConfig
 from openvjepa.config.yaml import from_mapping, read_yaml, to_mapping, to_yaml
 
@@ -95,12 +95,14 @@ __all__ = [
     "PrepareConfig",
     "PretrainConfig",
     "ProbeConfig",
+    "PropagationConfig",
     "Range",
     "RateConfig",
     "ShapesConfig",
     "ShowConfig",
     "Split",
     "SplitConfig",
+    "TrackConfig",
     "TrainConfig",
     "Tune",
     "ViewsConfig",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from openvjepa.config.parts import ComputeConfig, LabelConfig, RateConfig
-from openvjepa.config.ranges import AtLeastOne, Count, Few, Range, Seed, Text
+from openvjepa.config.ranges import AtLeastOne, Config, Count, Few, Range, Seed, Text
 
 Layer = Annotated[int, Range(-1024, 1023)]
 Side = Annotated[int, Range(1, 16_384)]
@@ -61,3 +61,52 @@ class ShowConfig(LabelConfig, RateConfig, ComputeConfig):
     """The random weights of untrained models, and UMAP, follow from it."""
     overwrite: bool = False
     """Replace pictures of an earlier run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PropagationConfig(Config):
+    """How labels are propagated from frame to frame."""
+
+    context: Few = 7
+    """Last frames that labels are taken from, beside the first."""
+    radius: Count | None = 12
+    """Farthest token that a label is taken from, in tokens along each side; None: anywhere."""
+    top_k: Few = 5
+    """Most similar tokens that a token takes its labels from."""
+    temperature: Annotated[float, Range(0, 100, above=True)] = 0.1
+    """Of the softmax over their similarities."""
+
+
+@dataclass(frozen=True)
+class TrackConfig(PropagationConfig, ComputeConfig):
+    """Everything `vjepa track` does."""
+
+    video: str = ""
+    """Video, or folder of frames."""
+    model: str = ""
+    """Encoder: a name that `vjepa models` lists, a checkpoint file, a Hugging Face folder or id, or a run folder;
+    untrained:MODEL is its architecture with random weights."""
+    mask: Text | None = None
+    """Picture of the objects in the first frame: a number (palette or gray) or a color for each, 0 or black elsewhere."""
+    points: tuple[Text, ...] = ()
+    """Points of the first frame to follow instead: x,y in pixels."""
+    truth: Text | None = None
+    """Folder with the true mask of every frame: J and F are computed."""
+    davis: Text | None = None
+    """In place of a video: a folder in the layout of DAVIS, whose videos are all tracked and scored."""
+    split: Text = "val"
+    """davis: list of videos below ImageSets."""
+    resolution: Text = "480p"
+    """davis: folder below JPEGImages and Annotations."""
+    out: Text = "runs/track"
+    """Folder to write."""
+    frames: Literal["still", "clip"] = "still"
+    """still: each frame is shown to the encoder alone. clip: beside the frames around it, each repeated to a tubelet."""
+    short_side: Side | None = None
+    """Short side of what the encoder sees, px; None: as in pretraining. More tracks finer."""
+    layer: Layer = -1
+    """Block whose output is compared, after the encoder's norm; from 0, or negative from the end."""
+    seed: Seed = 0
+    """The random weights of untrained models follow from it."""
+    overwrite: bool = False
+    """Replace what an earlier run wrote."""

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from openvjepa.config import Config, Count, Few
+from openvjepa.config import PropagationConfig
 from openvjepa.data.video import Video
-from openvjepa.errors import ConfigError, DataError, VideoError
+from openvjepa.errors import ConfigError, DataError
 from openvjepa.features.encode import encode
 from openvjepa.seeing.tokens import prepare
 from openvjepa.train.distributed import Runtime
@@ -33,27 +33,8 @@ _BATCH = 8  # still frames in one pass of the encoder
 _READ = 32  # frames decoded at a time
 
 
-@dataclass(frozen=True)
-class Propagation(Config):
-    """How labels are propagated."""
-
-    context: Few = 7
-    """Last frames that labels are taken from, beside the first."""
-    radius: Count | None = 12
-    """Farthest token that a label is taken from, in tokens along each side; None: anywhere."""
-    top_k: Few = 5
-    """Most similar tokens that a token takes its labels from."""
-    temperature: float = 0.1
-    """Of the softmax over their similarities."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.temperature < float("inf"):
-            raise ConfigError(f"temperature {self.temperature} must be above 0")
-
-
 def propagate(
-    features: Iterable[ArrayLike | Tensor], labels: ArrayLike | Tensor, settings: Propagation | None = None
+    features: Iterable[ArrayLike | Tensor], labels: ArrayLike | Tensor, settings: PropagationConfig | None = None
 ) -> Iterator[Tensor]:
     """Carry the labels of the first frame through the others.
 
@@ -68,7 +49,7 @@ def propagate(
     Raises:
         DataError: features and labels of different grids.
     """
-    settings = settings or Propagation()
+    settings = settings or PropagationConfig()
     first: tuple[Tensor, Tensor] | None = None
     last: deque[tuple[Tensor, Tensor]] = deque(maxlen=settings.context)
     for frame in features:
@@ -84,7 +65,7 @@ def propagate(
         yield known
 
 
-def _take_labels(x: Tensor, context: list[tuple[Tensor, Tensor]], settings: Propagation) -> Tensor:
+def _take_labels(x: Tensor, context: list[tuple[Tensor, Tensor]], settings: PropagationConfig) -> Tensor:
     """Labels [h, w, K] of normalized features [h, w, D] from frames whose features and labels are known."""
     h, w, channels = x.shape
     keys = torch.cat([features.reshape(-1, channels) for features, _ in context])
@@ -148,7 +129,7 @@ def frame_features(
 
 
 def track_masks(
-    features: Iterable[Tensor], mask: ArrayLike, settings: Propagation | None = None
+    features: Iterable[Tensor], mask: ArrayLike, settings: PropagationConfig | None = None
 ) -> Iterator[NDArray[np.uint8]]:
     """Follow the objects of a first frame's mask.
 
@@ -213,7 +194,7 @@ class PointTracks:
 
 
 def track_points(
-    features: Iterable[Tensor], points: ArrayLike, size: tuple[int, int], settings: Propagation | None = None
+    features: Iterable[Tensor], points: ArrayLike, size: tuple[int, int], settings: PropagationConfig | None = None
 ) -> PointTracks:
     """Follow points of the first frame.
 
