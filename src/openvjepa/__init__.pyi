@@ -5,6 +5,7 @@ from .commands.predict import predict
 from .commands.pretrain import pretrain
 from .commands.probe import probe
 from .commands.show import show
+from .commands.track import track
 from .config import (
     DataConfig,
     EmbedConfig,
@@ -18,8 +19,10 @@ from .config import (
     PredictConfig,
     PretrainConfig,
     ProbeConfig,
+    PropagationConfig,
     ShapesConfig,
     ShowConfig,
+    TrackConfig,
     TrainConfig,
 )
 from .data.clips import read_clip
@@ -33,8 +36,10 @@ from .model.encoder import create_model
 from .seeing.attention import ProbeAttention, attention_rows, probe_attention
 from .seeing.clip_map import ClipMap, MappedClip, embed_clips, map_clips
 from .seeing.pca import PcaFit, fit_pca, load_fit, save_fit
+from .seeing.segmentation import boundary_accuracy, region_similarity
 from .seeing.similarity import cosine_similarity, pack_tokens
 from .seeing.tokens import ClipChoice, ClipTokens, see
+from .seeing.track import PointTracks, frame_features, propagate, track_masks, track_points
 from .version import __version__
 from .weights.hub import LoadedModel, load_model, save_model
 from .weights.probes import load_probe
@@ -61,13 +66,16 @@ __all__ = [
     "OpenVJEPAError",
     "OptimConfig",
     "PcaFit",
+    "PointTracks",
     "PredictConfig",
     "Prediction",
     "PretrainConfig",
     "ProbeAttention",
     "ProbeConfig",
+    "PropagationConfig",
     "ShapesConfig",
     "ShowConfig",
+    "TrackConfig",
     "TrainConfig",
     "VideoClassifier",
     "VideoError",
@@ -75,6 +83,7 @@ __all__ = [
     "VideoRecord",
     "__version__",
     "attention_rows",
+    "boundary_accuracy",
     "cosine_similarity",
     "create_model",
     "embed",
@@ -83,6 +92,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "fit_pca",
+    "frame_features",
     "list_models",
     "load_classifier",
     "load_fit",
@@ -95,10 +105,15 @@ __all__ = [
     "pretrain",
     "probe",
     "probe_attention",
+    "propagate",
     "read_clip",
     "read_index",
+    "region_similarity",
     "save_fit",
     "save_model",
     "see",
     "show",
+    "track",
+    "track_masks",
+    "track_points",
 ]

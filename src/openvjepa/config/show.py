@@ -34,7 +34,7 @@ class ShowConfig(LabelConfig, RateConfig, ComputeConfig):
     start: Annotated[float, Range(0, 1e9)] | None = None
     """Seconds at which the first clip starts; None: the clips lie in the middle of the video."""
     whole: bool = False
-    """Show whole frames in their own aspect ratio; otherwise the center crop that is evaluated."""
+    """Show whole frames in their own aspect ratio; otherwise the center crop."""
     short_side: Side | None = None
     """Short side of what the encoder sees, px, a multiple of its patch; None: as in pretraining. More shows finer maps."""
     foreground: bool = False

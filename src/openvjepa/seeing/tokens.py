@@ -45,7 +45,7 @@ class ClipChoice:
     start: float | None = None
     """s from the first frame; None: the clips lie in the middle of the video."""
     whole: bool = False
-    """Whole frames in their own aspect ratio, to the next multiple of the patch; False: the center crop of evaluation."""
+    """Whole frames in their own aspect ratio, to the next multiple of the patch; False: the center crop."""
     short_side: int | None = None
     """Short side of what the encoder sees, px; None: that of the model."""
 
