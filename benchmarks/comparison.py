@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/comparison.py run [--seeds 0 1] [--rows features pixels ...]
     .venv/bin/python benchmarks/comparison.py report
 
-Every row changes one thing of one recipe (the preset `nano` with the coarser tokens that it had first) and pretrains on 400
+Every row changes one thing of one recipe (the preset `nano-masked` with the coarser tokens that it had first) and pretrains on 400
 rendered videos; then the encoder is judged on 384 others of the plain set: linear and attentive probe on the frozen encoder,
 for motion and for shape, and fine-tuning of everything, for motion. Data mixes are of plain shapes and of harder ones
 (textured, with things in the background), always 400 videos. A finished row and seed is one line of the results file and is
@@ -107,7 +107,7 @@ def data(work: Path, name: str, train: int, seed: int) -> Path:
 
 def recipe() -> PretrainConfig:
     """`nano` as it was when the results were recorded: the docs name the differences."""
-    nano = PRESETS["nano"]()
+    nano = PRESETS["nano-masked"]()
     model = replace(nano.model, img_size=64, patch_size=8, tubelet_size=4)
     train = replace(nano.train, precision="fp32")
     return replace(nano, model=model, optim=replace(nano.optim, ema=(0.998, 1.0)), train=train)

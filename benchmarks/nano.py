@@ -1,6 +1,6 @@
-"""How much is learned in a CPU-minute: nano-JEPA's recipe beside the preset `nano`, probed on the way.
+"""How much is learned in a CPU-minute: nano-JEPA's recipe beside the preset `nano-masked`, probed on the way.
 
-    .venv/bin/python benchmarks/nano.py run [--recipes nano-jepa nano] [--data shapes DIR ...] [--seeds 0 1 2]
+    .venv/bin/python benchmarks/nano.py run [--recipes nano-jepa nano-masked] [--data shapes DIR ...] [--seeds 0 1 2]
     .venv/bin/python benchmarks/nano.py report [--figure docs/images/nano.png]
 
 A cell is a recipe, a data set and a seed. Its encoder is pretrained on some of the videos, without labels. At points
@@ -309,7 +309,7 @@ def run(args: argparse.Namespace) -> None:
                 )
                 folder = work / "runs" / f"{cell['data']}-{cell['recipe']}-{seed}"
                 if recipe == "pixels":
-                    config = recipe_of("demo", data, seed, folder, {"data.frame_step": data.frame_step})
+                    config = recipe_of("demo-masked", data, seed, folder, {"data.frame_step": data.frame_step})
                     lines = [{"step": 0, "clips": 0, "cpu_s": 0.0} | Probes(data, config, seed).of_pixels()]
                 else:
                     config = recipe_of(recipe, data, seed, folder, changes)
@@ -404,7 +404,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run")
-    command.add_argument("--recipes", nargs="+", default=["pixels", "nano-jepa", "nano"])
+    command.add_argument("--recipes", nargs="+", default=["pixels", "nano-jepa", "nano-masked"])
     command.add_argument("--data", nargs="+", default=["shapes"])
     command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     command.add_argument("--videos", type=int, default=24, help="pretraining videos")
