@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from openvjepa.commands.convert import write_meta
 from openvjepa.commands.pretrain import pretrain
 from openvjepa.config import DataConfig, ModelConfig, ObjectiveConfig, PretrainConfig, TrainConfig, ViewsConfig
 from openvjepa.data.synthetic import ShapesConfig, make_shapes
@@ -70,6 +71,9 @@ def test_a_run_learns_resumes_exactly_and_saves_its_attention(shapes: Path, tmp_
     assert model.config.time_attention == "causal"
     with pytest.raises(CheckpointError, match="time_attention"):
         check_hf(model)
+    with pytest.raises(ConfigError, match="Meta's code"):
+        write_meta(tmp_path / "meta.pt", model)
+    assert not (tmp_path / "meta.pt").exists()
     (tmp_path / "half").mkdir()
     (tmp_path / "whole/checkpoints/step-00000003.pt").rename(tmp_path / "kept.pt")
     half = config(shapes, tmp_path / "half", resume=True)

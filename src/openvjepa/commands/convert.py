@@ -78,8 +78,13 @@ def write_meta(path: Path, model: LoadedModel) -> tuple[str, ...]:
 
     Raises:
         CheckpointError: it cannot be written.
-        ConfigError: a linear probe, for which Meta has no layout.
+        ConfigError: a linear probe, for which Meta has no layout, or attention or output that its code does not have.
     """
+    if model.config.time_attention != "full" or model.config.output_positions:
+        raise ConfigError(
+            f"{model.source}: Meta's code knows neither time_attention {model.config.time_attention} nor output_positions, and "
+            "would compute other features: write --to openvjepa, or export --to onnx"
+        )
     files, notes = meta_files(path), []
     if model.probe is not None and not isinstance(model.probe, AttentiveClassifier):
         raise ConfigError(f"{model.source}: Meta has no layout for a linear probe: probe with --kinds attentive")
