@@ -28,7 +28,7 @@ from openvjepa.config import ModelConfig
 from openvjepa.model import kernels
 from openvjepa.model.encoder import create_model
 from openvjepa.model.flops import encoder_flops
-from openvjepa.train.memory import keep_freed_memory
+from openvjepa.train.devices import keep_freed_memory
 
 
 def variants(run: Callable[[], Tensor]) -> dict[str, Callable[[], Tensor]]:

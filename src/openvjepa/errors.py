@@ -63,3 +63,19 @@ class VideoError(OpenVJEPAError):
 
 class CheckpointError(OpenVJEPAError):
     """A checkpoint is missing, damaged, or does not belong to the model at hand."""
+
+
+class Interrupted(OpenVJEPAError):
+    """A signal ended the work; what was finished is saved.
+
+    Args:
+        text: where the work stands and how to go on.
+        signal: number of the signal; the command line exits with 128 + it.
+    """
+
+    def __init__(self, text: str, signal: int) -> None:
+        super().__init__(text)
+        self.signal = signal
+
+    def __reduce__(self) -> tuple[type, tuple[str, int]]:
+        return Interrupted, (str(self), self.signal)

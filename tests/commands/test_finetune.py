@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from openvjepa.data.augment import Augmentation
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.splits import read_splits
 from openvjepa.data.transforms import normalize
-from openvjepa.errors import CheckpointError, ConfigError, DataError
+from openvjepa.errors import CheckpointError, ConfigError, DataError, Interrupted
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.finetuning.batches import ClipBatches, Order
 from openvjepa.finetuning.task import FinetuneTask, balanced_weights
@@ -472,13 +473,15 @@ def test_killed_and_resumed_is_uninterrupted(
         run(settings, out=str(tmp_path / "killed"), resume=True, lr=0.5)
 
 
-def test_interrupted_is_none(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_says_how_to_go_on(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(task: FinetuneTask, x: torch.Tensor) -> torch.Tensor:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(FinetuneTask, "logits", interrupt)
-        assert finetune(config) is None
+        with pytest.raises(Interrupted, match="ended at step 0") as caught:
+            finetune(config)
+    assert caught.value.signal == signal.SIGINT
     assert run(config, resume=True).epochs == 2
 
 

@@ -161,6 +161,15 @@ def test_impossible_runs_leave_nothing(shapes: Path, tmp_path: Path) -> None:
 def test_an_unfinished_run_says_so(shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     pretrain(tiny(shapes, out, monitor_every=0))
-    (out / "model.safetensors").unlink()
+    (out / "model.safetensors").unlink()  # as of a kill between the two files of the model
     with pytest.raises(CheckpointError, match="model"):
         load_model(tmp_path)
+    model, newest = load_model(out), list_checkpoints(out / "checkpoints")[-1]
+    assert model.notes[-1] == f"the run has not ended: this is step {load_checkpoint(newest)['step']} ({newest.name})"
+    target = load_checkpoint(newest)["model"]["jepa.target_encoder.blocks.0.norm1.weight"]
+    assert torch.equal(model.encoder.state_dict()["blocks.0.norm1.weight"], target)
+    newest.write_bytes(newest.read_bytes()[:500])
+    for path in list_checkpoints(out / "checkpoints")[:-1]:
+        path.unlink()
+    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+        load_model(out)

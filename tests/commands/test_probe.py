@@ -460,6 +460,14 @@ def test_labels_that_allow_no_probe_are_errors(tmp_path: Path, rows: list[tuple[
         split_of(listing(tmp_path, "all.csv", rows))
 
 
+def test_torchrun_is_refused(config: ProbeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="probing runs in one process: start it without torchrun"):
+        probe(config)
+    assert not Path(config.out).exists()
+
+
 def test_settings_that_cannot_be_are_errors(config: ProbeConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no model given"):
         probe(changed(config, model=""))

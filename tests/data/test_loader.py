@@ -16,6 +16,7 @@ from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader, worker_count
 from openvjepa.data.synthetic import make_shapes
+from openvjepa.data.video import Video
 from openvjepa.errors import ConfigError, DataError
 
 DAMAGED = Path(__file__).parents[1] / "fixtures/damaged/h264.mp4"
@@ -66,6 +67,17 @@ def test_same_batches_after_a_resume(shapes: Path) -> None:
 
 def test_same_batches_with_a_cache(shapes: Path) -> None:
     assert_same(batches([shapes]), batches([shapes], cache=True))
+
+
+def test_a_cache_that_fills_the_memory_says_so(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(video: Video) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Video, "all_frames", full)
+    with pytest.raises(
+        DataError, match=r"out of memory: data.cache keeps every decoded video, and there was room for 0"
+    ):
+        batches([shapes], cache=True)
 
 
 def test_same_batches_with_a_cache_of_damaged_videos(tmp_path: Path) -> None:

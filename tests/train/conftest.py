@@ -34,5 +34,6 @@ def tiny_command() -> list[str]:
 @pytest.fixture
 def quiet_env() -> dict[str, str]:
     """Environment of a child process: one thread, no distributed run."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    kept = {key: value for key, value in os.environ.items() if key not in launched}
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

@@ -45,6 +45,14 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert torch.equal(loaded["model"]["weight"], torch.full((50,), 15.0))
 
 
+@pytest.mark.parametrize("keep_last", [1, 2, 3, 4, 9])
+def test_as_many_are_kept_as_asked_for(tmp_path: Path, keep_last: int) -> None:
+    for number, step in enumerate(range(5, 35, 5), start=1):
+        save_checkpoint(tmp_path, step, state(step), keep_last=keep_last)
+        assert len(list_checkpoints(tmp_path)) == min(number, keep_last)
+    assert list_checkpoints(tmp_path)[-1].name == "step-00000030.pt"
+
+
 def test_order_is_by_step_and_other_files_are_left_alone(tmp_path: Path) -> None:
     for name in ("step-99999999.pt", "step-100000000.pt", "step-final.pt", "notes.txt"):
         (tmp_path / name).write_text("x")
@@ -137,13 +145,13 @@ def test_any_damage_is_noticed(tmp_path: Path) -> None:
             load_checkpoint(path)
 
 
-def test_damaged_newest_falls_back_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_newest_falls_back_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for step in (5, 10):
         path = save_checkpoint(tmp_path, step, state(step), keep_last=2)
     path.write_bytes(path.read_bytes()[:-200])
     assert load_newest(tmp_path)["step"] == 5
-    assert "warning: " in (said := capsys.readouterr().err)
-    assert "step-00000010.pt: damaged" in said
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "step-00000010.pt: damaged" in caplog.text
     (tmp_path / "step-00000005.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"no readable checkpoint .* --overwrite"):
         load_newest(tmp_path)

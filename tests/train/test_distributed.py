@@ -11,7 +11,8 @@ import torch.distributed as dist
 
 from openvjepa.config import TrainConfig
 from openvjepa.errors import ConfigError
-from openvjepa.train.distributed import Runtime, choose_device, choose_dtype, make_runtime
+from openvjepa.train.devices import choose_device, choose_dtype
+from openvjepa.train.distributed import Launch, Runtime, make_runtime, one_process
 
 CPU = torch.device("cpu")
 
@@ -34,7 +35,7 @@ def test_bf16_only_where_the_cpu_has_it(
 ) -> None:
     cpu_has(monkeypatch, amx=amx, avx=avx)
     assert choose_dtype(CPU, "auto") == (dtype, reason)
-    assert choose_dtype(CPU, "fp32") == (torch.float32, "asked for")
+    assert choose_dtype(CPU, "fp32") == (torch.float32, "as configured")
     assert choose_dtype(CPU, "bf16")[0] == torch.bfloat16
 
 
@@ -48,7 +49,10 @@ def test_a_torch_without_the_test_counts_as_no(monkeypatch: pytest.MonkeyPatch) 
 def test_bf16_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
     assert choose_dtype(torch.device("cuda"), "auto") == (torch.float32, "Old GPU lacks bf16")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))  # T4; V100 is 7.0
+    assert choose_dtype(torch.device("cuda"), "auto") == (torch.float16, "Old GPU lacks bf16")
     assert choose_dtype(torch.device("mps"), "auto") == (torch.float32, "bf16 is not used on mps")
 
 
@@ -74,12 +78,53 @@ def test_auto_takes_the_fastest(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps
     assert choose_device("auto").type == chosen
 
 
+LAUNCH = Launch(world_size=4, rank=1, local_rank=1)
+
+
+@pytest.mark.parametrize(
+    ("launch", "device", "name", "message"),
+    [
+        (LAUNCH, "cuda", "auto", r"more processes than GPUs: .* has 1: start torchrun with --nproc-per-node 1"),
+        (Launch(4, 1), "cuda", "auto", "no LOCAL_RANK"),
+        (LAUNCH, "cuda:1", "cuda:1", "'cuda:1' names one GPU for all processes"),
+        (LAUNCH, "mps", "auto", "cannot train on mps"),
+    ],
+)
+def test_processes_that_cannot_have_a_device_each(
+    monkeypatch: pytest.MonkeyPatch, launch: Launch, device: str, name: str, message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=message):
+        launch.place(torch.device(device), name)
+
+
+def test_each_process_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert LAUNCH.place(torch.device("cuda"), "auto") == torch.device("cuda:1")
+    assert Launch().place(torch.device("cuda:1"), "cuda:1") == torch.device("cuda:1")  # one process: any
+    assert LAUNCH.place(CPU, "cpu") == CPU
+
+
+def test_commands_for_one_process_refuse_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="probing runs in one process: start it without torchrun"):
+        one_process("probing")
+    with pytest.raises(ConfigError, match="runs in one process"), make_runtime(TrainConfig(device="cpu")):
+        pass
+
+
+def test_a_reason_for_a_precision_that_nobody_asked_for() -> None:
+    with make_runtime(TrainConfig(device="cpu", precision="fp32"), reason="the encoder is frozen") as runtime:
+        assert str(runtime).startswith("cpu, fp32 (the encoder is frozen), ")
+
+
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     threads = torch.get_num_threads()
     with make_runtime(TrainConfig(device="cpu", precision="fp32", threads=threads)) as runtime:
         assert not dist.is_initialized()
-        assert str(runtime) == f"cpu, fp32 (asked for), {threads} CPU threads"
+        assert str(runtime) == f"cpu, fp32 (as configured), {threads} CPU threads"
         layer = torch.nn.Linear(1, 1)
         assert runtime.wrap(layer) is layer
         assert runtime.mean({"loss": 2.0}) == {"loss": 2.0}

@@ -67,12 +67,13 @@ def test_pace_is_over_the_steps_since_the_last_line() -> None:
 
 
 def test_without_a_terminal_progress_is_lines_of_text(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    caplog.set_level("INFO", "openvjepa")
     clock = iter(range(0, 1000, 4))
     monkeypatch.setattr("openvjepa.train.logs.time.monotonic", lambda: float(next(clock)))
     write(tmp_path, range(1, 21))
-    lines = capsys.readouterr().out.splitlines()
+    lines = caplog.messages
     assert 3 < len(lines) < 10
     assert lines[-1] == "step 20/20  loss 1.0000  8.0 clips/s  data wait 20%  ETA 0:00:00"
     assert lines[0] == "step 3/20  loss 1.0000  8.0 clips/s  data wait 20%  ETA 0:00:08"

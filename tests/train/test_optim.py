@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from openvjepa.config import PRESETS, OptimConfig
+from openvjepa.train.distributed import Runtime
 from openvjepa.train.optim import (
+    NotFiniteError,
+    Stepper,
     context_coeff,
     ema_momentum,
     learning_rate,
@@ -141,3 +146,66 @@ def test_fused_optimizer_is_torchs_plain_one() -> None:
         reference.step()
     for mine, theirs in zip(ours, plain, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
+
+
+# Steps on a device
+
+
+class Two(nn.Module):
+    """Two modules, with gradients that are set by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Parameter(torch.ones(3)), nn.Parameter(torch.full((2,), 2.0))
+
+    def stepper(self, dtype: torch.dtype = torch.float32, clip: float | None = None) -> Stepper:
+        groups = [
+            {"params": [self.one], "decay": True, "module": "encoder"},
+            {"params": [self.two], "decay": False, "module": "predictor"},
+        ]
+        config = OptimConfig(clip_grad=clip, warmup=0.0)
+        runtime = Runtime(torch.device("cpu"), dtype, "test")
+        return Stepper(make_optimizer(groups, config), groups, config, 10, runtime)
+
+
+@pytest.mark.parametrize("bad_at", [0, 2])
+def test_on_a_gpu_a_bad_step_changes_nothing_and_is_told_later(bad_at: int) -> None:
+    """The way of a GPU, where the decision is the device's, against a run that leaves the bad step out."""
+    ends = []
+    for skip in (False, True):
+        model = Two()
+        stepper = model.stepper(clip=1.0)
+        stepper.lazy = True
+        for number in range(4):
+            if skip and number == bad_at:
+                continue
+            scale = math.nan if number == bad_at else 1.0 + number
+            model.one.grad, model.two.grad = torch.full((3,), scale), torch.full((2,), 0.1)
+            stepper.step(number + 1, {"loss": torch.tensor(1.0)}, wait=False)
+        ends.append(torch.cat([model.one.detach(), model.two.detach()]))
+        if skip:
+            stepper.check()
+        else:
+            with pytest.raises(NotFiniteError, match=f"^grad_norm_encoder is nan at step {bad_at + 1}$"):
+                stepper.check()
+    assert torch.equal(*ends)
+
+
+def test_fp16_scales_the_loss_and_leaves_infinite_steps_out() -> None:
+    model, plain = Two(), Two()
+    stepper, other = model.stepper(torch.float16), plain.stepper()
+    assert stepper.scaler is not None
+    assert other.scaler is None
+    for number, size in enumerate((1.0, 1e35, 0.5), start=1):  # 1e35 times the scale of 65,536 is infinite in float32
+        loss = (model.one.sum() + model.two.square().sum()) * size
+        stepper.scaler.scale(loss).backward()
+        stepper.step(number, {"loss": torch.tensor(1.0)}, wait=True)
+        assert ("grad_norm_encoder" in stepper.values()) == (number != 2)
+        if number != 2:
+            ((plain.one.sum() + plain.two.square().sum()) * size).backward()
+            other.step(number, {"loss": torch.tensor(1.0)}, wait=True)
+    torch.testing.assert_close(model.one, plain.one, rtol=1e-6, atol=0)
+    torch.testing.assert_close(model.two, plain.two, rtol=1e-6, atol=0)
+    assert stepper.scaler.get_scale() == 32768.0
+    with pytest.raises(NotFiniteError, match="loss is inf at step 4"):
+        stepper.step(4, {"loss": torch.tensor(math.inf)}, wait=True)

@@ -25,7 +25,7 @@ from openvjepa.train.checkpoint import list_checkpoints, load_newest
 from openvjepa.train.distributed import Runtime
 from openvjepa.train.logs import TIMINGS, read_metrics
 from openvjepa.train.optim import ema_momentum, learning_rate, weight_decay
-from openvjepa.train.trainer import accumulation, fit, open_run_dir
+from openvjepa.train.trainer import Task, accumulation, fit
 
 CPU = Runtime(torch.device("cpu"), torch.float32, "test")
 
@@ -191,7 +191,7 @@ def test_crash_and_resume_is_bit_for_bit(
 @pytest.mark.parametrize("press_at", [0, 3, 7, 12])
 def test_ctrl_c_saves_and_says_how_to_go_on(
     tmp_path: Path, tiny: ModuleType, whole: Path, press_at: int, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     original = tiny.micro_batches
 
@@ -207,7 +207,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
         result = tiny.run(tmp_path, settings())
     assert (result.step, result.interrupted) == (press_at, press_at < 12)
     if press_at < 12:
-        assert f"Interrupted at step {press_at}: saved in {tmp_path}. Go on with:" in (said := capsys.readouterr().out)
+        assert f"Interrupted at step {press_at}: saved in {tmp_path}. Go on with:" in (said := caplog.text)
         assert "--resume" in said
         assert list_checkpoints(tmp_path / "checkpoints")[-1].name == f"step-{press_at:08d}.pt"
         assert not tiny.run(tmp_path, settings(resume=True)).interrupted
@@ -323,7 +323,7 @@ def test_a_checkpoint_of_another_model(tmp_path: Path, tiny: ModuleType) -> None
 # What goes wrong
 
 
-class Bad(nn.Module):
+class Bad(Task):
     """Loss or gradient stops being finite at step 6."""
 
     def __init__(self, how: str) -> None:
@@ -377,55 +377,17 @@ def test_full_disk_is_one_line_and_the_run_goes_on_later(
     assert load_newest(tmp_path / "run/checkpoints")["step"] == 12
 
 
-# The run folder
-
-
-def test_a_run_is_never_overwritten_silently(tmp_path: Path, tiny: ModuleType) -> None:
-    tiny.run(tmp_path, settings())
-    before = record(tmp_path)
-    with pytest.raises(ConfigError, match=r"holds a run already: add --resume .* --overwrite"):
-        tiny.run(tmp_path, settings())
-    assert record(tmp_path) == before
-    with pytest.raises(ConfigError, match="choose one"):
-        open_run_dir(tmp_path, settings(resume=True, overwrite=True))
-
-
-def test_overwrite_deletes_what_a_run_wrote_and_nothing_else(tmp_path: Path, tiny: ModuleType) -> None:
-    tiny.run(tmp_path, settings())
-    mine = [tmp_path / "notes.txt", tmp_path / "checkpoints/mine.safetensors", tmp_path / "tensorboard/mine.txt"]
-    for path in mine:
-        path.write_text("mine")
-    open_run_dir(tmp_path, settings(overwrite=True))
-    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([*mine, tmp_path / "final-0.pt"])
-    (tmp_path / "config.yaml").write_text("of the new run")
-    open_run_dir(tmp_path, settings(overwrite=True))  # fit asks again
-    assert (tmp_path / "config.yaml").exists()
-
-
-def test_a_folder_that_holds_no_run_loses_nothing(tmp_path: Path) -> None:
-    for name in ("config.yaml", "model.safetensors", "checkpoints/other.pt", "tensorboard/events.out.tfevents.1"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("mine")
-    open_run_dir(tmp_path, settings(overwrite=True))
-    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
-
-
-def test_a_run_folder_that_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="cannot be made a run folder"):
-        open_run_dir(tmp_path / "file", settings())
+# Start and monitor
 
 
 def test_resume_without_a_checkpoint_starts_at_zero(
-    tmp_path: Path, tiny: ModuleType, whole: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny: ModuleType, whole: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "openvjepa")
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 2, "loss": 1.0}) + "\n")
     tiny.run(tmp_path, settings(resume=True))
-    assert "no checkpoint yet: starting at step 0" in capsys.readouterr().out
+    assert "no checkpoint yet: starting at step 0" in caplog.text
     same_end(tmp_path, whole)
-
-
-# The monitor
 
 
 def test_the_monitor_does_not_touch_the_training(tmp_path: Path, tiny: ModuleType, whole: Path) -> None:

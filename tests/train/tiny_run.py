@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
+import logging
+import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from openvjepa.config import OptimConfig, TrainConfig
-from openvjepa.errors import OpenVJEPAError
+from openvjepa.errors import DataError, OpenVJEPAError
 from openvjepa.train.distributed import make_runtime
 from openvjepa.train.optim import ema_momentum
-from openvjepa.train.trainer import FitResult, fit
+from openvjepa.train.trainer import FitResult, Task, fit
 
 OPTIM = OptimConfig(lr=0.02, start_lr=0.002, warmup=0.2, clip_grad=0.5, ema=(0.9, 1.0))
 CONFIG = {"optim": {"lr": 0.02}, "data": {"workers": 0, "fps": 4}, "train": {"steps": 12, "seed": 0, "log_every": 2}}
 
 
-class TinyTask(nn.Module):
+class TinyTask(Task):
     """Predicts a slow copy of itself, as JEPA does; `dropout` draws from torch's generator in each pass."""
 
     def __init__(self, *, dropout: float = 0.1, steps: int = 12, width: int = 8) -> None:
@@ -77,29 +79,46 @@ def micro_batches(
             yield {"x": x[start : start + size], "parts": [y[start : start + size]], "names": ["a"] * size}
 
 
-def run(run_dir: Path, train: TrainConfig, *, dropout: float = 0.1, pause: float = 0.0, width: int = 8) -> FitResult:
+def failing(batches: Iterator[dict[str, Any]], number: int) -> Iterator[dict[str, Any]]:
+    """So many batches, and then a DataError."""
+    for _ in range(number):
+        yield next(batches)
+    raise DataError("a.mp4: cannot be read")
+
+
+def run(
+    run_dir: Path,
+    train: TrainConfig,
+    *,
+    dropout: float = 0.1,
+    pause: float = 0.0,
+    width: int = 8,
+    fail_after: int | None = None,
+    config: dict[str, Any] | None = None,
+) -> FitResult:
     """Train a TinyTask; writes its last state to final.pt."""
-    with make_runtime(train) as runtime:
+    with make_runtime(train, distributed=True) as runtime:
         task = TinyTask(dropout=dropout, steps=train.steps, width=width)
         accumulate = train.batch_size // (
             (train.micro_batch or train.batch_size // runtime.world_size) * runtime.world_size
         )
+        batches = partial(
+            micro_batches,
+            steps=train.steps,
+            clips=train.batch_size,
+            accumulate=accumulate,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            pause=pause,
+        )
         result = fit(
             task,
-            lambda step: micro_batches(
-                step,
-                steps=train.steps,
-                clips=train.batch_size,
-                accumulate=accumulate,
-                rank=runtime.rank,
-                world_size=runtime.world_size,
-                pause=pause,
-            ),
+            lambda step: batches(step) if fail_after is None else failing(batches(step), fail_after),
             optim=OPTIM,
             train=train,
             run_dir=run_dir,
             runtime=runtime,
-            config=CONFIG,
+            config=CONFIG if config is None else config,
             monitor=lambda step: {"weight": task.predictor.weight.norm().item(), "draw": torch.rand(()).item()},
         )
         torch.save(task.state_dict(), run_dir / f"final-{runtime.rank}.pt")
@@ -115,8 +134,11 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--micro-batch", type=int)
     parser.add_argument("--file-limit", type=int, help="bytes that a file may have, as if the disk were full")
+    parser.add_argument("--fail-after", type=int, help="batches after which the data cannot be read")
+    parser.add_argument("--learning-rate", type=float, default=0.02, help="that the stored settings tell")
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if args.file_limit:
         import resource
         import signal
@@ -128,12 +150,19 @@ def main() -> None:
         save_every=5, monitor_every=4, keep_last=2, resume=args.resume,
     )  # fmt: skip
     try:
-        result = run(args.run_dir, train, dropout=args.dropout, pause=args.pause, width=args.width)
+        result = run(
+            args.run_dir,
+            train,
+            dropout=args.dropout,
+            pause=args.pause,
+            width=args.width,
+            fail_after=args.fail_after,
+            config={**CONFIG, "optim": {"lr": args.learning_rate}},
+        )
     except OpenVJEPAError as error:
         raise SystemExit(f"error: {error}") from None
     print("interrupted" if result.interrupted else "finished", result.step, flush=True)
-    if "RANK" not in os.environ:
-        raise SystemExit(130 if result.interrupted else 0)
+    raise SystemExit(128 + result.signal if result.interrupted else 0)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ from openvjepa.model.encoder import Encoder, create_model
 from openvjepa.model.flops import encoder_flops, step_flops
 from openvjepa.model.kernels import describe
 from openvjepa.pretraining.task import PretrainTask
-from openvjepa.train.distributed import choose_device, choose_dtype, make_runtime
-from openvjepa.train.memory import keep_freed_memory
+from openvjepa.train.devices import choose_device, choose_dtype, keep_freed_memory
+from openvjepa.train.distributed import make_runtime
 from openvjepa.train.trainer import fit
 from openvjepa.version import __version__
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from openvjepa.cli import console
 from openvjepa.cli.verbs import INTERRUPTED, VERBS, Verb, find
-from openvjepa.errors import ConfigError, OpenVJEPAError
+from openvjepa.errors import ConfigError, Interrupted, OpenVJEPAError
 
 FAILED = 1
 USAGE_ERROR = 2
@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.complain("interrupted")
         return INTERRUPTED
+    except Interrupted as error:
+        console.complain(f"interrupted: {_one_line(error)}")
+        return 128 + error.signal
     except BrokenPipeError:  # the reader of a pipe has gone (`vjepa predict ... | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -26,11 +26,7 @@ def _bad(report: Any) -> int:
 
 
 def _interrupted(result: Any) -> int:
-    return INTERRUPTED if result.interrupted else 0
-
-
-def _missing(result: Any) -> int:
-    return 0 if result else INTERRUPTED
+    return 128 + result.signal if result.interrupted else 0
 
 
 def _all_unreadable(predictions: Any) -> int:
@@ -172,7 +168,6 @@ VERBS = (
         positional=("source",),
         needed=("model",),
         presets="config.presets:FINETUNE_PRESETS",
-        status=_missing,
     ),
     Verb(
         "predict",

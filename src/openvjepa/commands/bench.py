@@ -17,7 +17,7 @@ from rich.table import Table
 
 from openvjepa.bench.measure import machine, measure_data, measure_inference, measure_peak, measure_step
 from openvjepa.config import BenchConfig
-from openvjepa.train.distributed import choose_device, choose_dtype
+from openvjepa.train.devices import choose_device, choose_dtype
 from openvjepa.weights.files import write_file
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,7 +38,7 @@ from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.loader import EvalClips
 from openvjepa.data.synthetic import make_shapes
 from openvjepa.data.transforms import normalize
-from openvjepa.errors import ConfigError, OpenVJEPAError
+from openvjepa.errors import ConfigError, Interrupted
 from openvjepa.features.encode import encode
 from openvjepa.inference.predictions import Prediction
 from openvjepa.model.encoder import cut_tubelets
@@ -47,6 +46,7 @@ from openvjepa.pretraining.task import PretrainTask
 from openvjepa.probing.probes import Outcome, probe_features
 from openvjepa.reports import pages as report
 from openvjepa.train.logs import read_metrics
+from openvjepa.train.run_folder import clear_demo, locked
 from openvjepa.version import versions
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import load_model, save_model
@@ -69,14 +69,20 @@ def demo(config: DemoConfig) -> Results:
 
     Raises:
         ConfigError: the folder holds something that is not a demo, or there are fewer videos than labelled ones.
-        OpenVJEPAError: the pretraining was interrupted.
+        Interrupted: the pretraining was interrupted.
     """
     out, started = Path(config.out), time.monotonic()
     if not config.few <= config.train <= config.videos:
         raise ConfigError(
             f"few {config.few}, train {config.train}, videos {config.videos}: each takes part of the next"
         )
-    _clear(out)
+    with locked(out):
+        clear_demo(out)
+        return _demo(config, out, started)
+
+
+def _demo(config: DemoConfig, out: Path, started: float) -> Results:
+    """The demo, in a folder that is held."""
     seconds: dict[str, float] = {}
 
     def finished(part: str) -> None:
@@ -96,8 +102,9 @@ def demo(config: DemoConfig) -> Results:
     torch.manual_seed(config.seed)
     clip = ClipProtocol.of(recipe.model, frame_step=recipe.data.frame_step, fps=recipe.data.fps)
     save_model(out / "untrained", PretrainTask(recipe).jepa.encoder, clip=clip)
-    if pretrain(recipe).interrupted:
-        raise OpenVJEPAError("the demo was interrupted: start it again")
+    result = pretrain(recipe)
+    if result.interrupted:
+        raise Interrupted("the demo was interrupted: start it again", result.signal)
     finished("pretrain")
 
     _say("3/5 Probing frozen features: pretrained, untrained, raw pixels")
@@ -173,15 +180,6 @@ def _named(predictions: Sequence[Prediction], videos: VideoIndex, recipe: Pretra
         for p, r in zip(predictions, videos.records, strict=True)
     ]
     return report.predictions(shown)
-
-
-def _clear(out: Path) -> None:
-    """Delete an earlier demo, and nothing else."""
-    marker = out / "shapes"
-    if out.exists() and any(out.iterdir()) and not marker.exists():
-        raise ConfigError(f"{out}: exists and is not a demo: choose another --out")
-    if out.exists():
-        shutil.rmtree(out)
 
 
 def _say(text: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from openvjepa.features.sampling import clip_rate
 from openvjepa.finetuning.run import FinetuneResult, FinetuneRun
 from openvjepa.inference.classifier import VideoClassifier, save_classifier
 from openvjepa.reports.finetune import Pictures, write_documents
-from openvjepa.train.distributed import make_runtime
+from openvjepa.train.devices import CONFIGURED
+from openvjepa.train.distributed import make_runtime, one_process
 from openvjepa.train.logs import read_metrics
-from openvjepa.train.trainer import open_run_dir
+from openvjepa.train.run_folder import RunFolder, open_run
 from openvjepa.version import versions
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import load_model
@@ -29,7 +29,7 @@ log = logging.getLogger("openvjepa")
 
 
 @command(FinetuneConfig, "source", FINETUNE_PRESETS)
-def finetune(config: FinetuneConfig) -> FinetuneResult | None:
+def finetune(config: FinetuneConfig) -> FinetuneResult:
     """Fit a classifier, and as much of its encoder as `tune` says, to labelled videos; report accuracy on the test split.
 
     Writes into the run folder: config.yaml, metrics.jsonl, tensorboard, checkpoints (the last state, and the best weights),
@@ -37,28 +37,37 @@ def finetune(config: FinetuneConfig) -> FinetuneResult | None:
     `vjepa predict` and `vjepa export` read, results.json, report.html, confusion.png and a model card, README.md.
 
     Returns:
-        What was found; None after a Ctrl-C.
+        What was found.
 
     Raises:
         ConfigError: the run folder is in use, or a setting is impossible.
         DataError: the videos or their labels do not allow it.
         CheckpointError: a model or checkpoint cannot be read, or the results cannot be written.
+        Interrupted: by a signal such as Ctrl-C; the run has been saved.
     """
-    out = Path(config.out)
-    _check(config, out)
+    _check(config)
+    with open_run(config.out, resume=config.resume, overwrite=config.overwrite) as folder:
+        return _finetune(config, folder)
+
+
+def _finetune(config: FinetuneConfig, folder: RunFolder) -> FinetuneResult:
+    """The run, in a folder that is held."""
     splits = read_splits(config)
     _say_missing(config, splits)
     model = load_model(config.model)
     frame_step, fps = clip_rate(model, config.frame_step, config.fps)
-    precision = config.precision or ("fp32" if config.tune == "head" else "auto")
+    precision, reason = config.precision or "auto", CONFIGURED
+    if config.precision is None and config.tune == "head":
+        precision, reason = "fp32", "the encoder is frozen"
     config = replace(config, frame_step=frame_step, fps=fps, precision=precision)
-    with make_runtime(TrainConfig(device=config.device, precision=precision, threads=config.threads)) as runtime:
+    train = TrainConfig(device=config.device, precision=precision, threads=config.threads)
+    with make_runtime(train, reason=reason) as runtime:
         log.info("fine-tuning (%s) on %s\nstarting from %s", config.tune, runtime, model)
         run = FinetuneRun(config, model, splits, runtime)
-        classes = run.splits["train"].classes or ()
-        with Pictures(out, run.splits["val"], run.plans["val"], classes, run.schedule, run.epoch_steps) as pictures:
-            if not run.train(pictures):
-                return None
+        folder.start()  # not earlier: what is overwritten stays until the videos have been read
+        val, plan, classes = run.splits["val"], run.plans["val"], run.splits["train"].classes or ()
+        with Pictures(folder.path, val, plan, classes, run.schedule, run.epoch_steps) as pictures:
+            run.train(pictures)
         result = run.finish()
         _write(config, run, result)
     return result
@@ -122,17 +131,14 @@ def results_of(config: FinetuneConfig, run: FinetuneRun, result: FinetuneResult)
     }
 
 
-def _check(config: FinetuneConfig, out: Path) -> None:
+def _check(config: FinetuneConfig) -> None:
     """Fail before the work where it could not end well."""
     Augmentation(config.randaugment, config.erasing)  # says what it needs
     if not config.model:
         raise ConfigError("no model given: --model names a run folder, a checkpoint file or a published model")
-    if out.resolve() == Path(config.model).resolve():
-        raise ConfigError(f"{out}: is the model to start from: choose another --out")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("fine-tuning runs in one process: start it without torchrun")
-    if not config.overwrite:  # what is overwritten stays until the videos have been read
-        open_run_dir(out, TrainConfig(resume=config.resume))
+    if Path(config.out).resolve() == Path(config.model).resolve():
+        raise ConfigError(f"{config.out}: is the model to start from: choose another --out")
+    one_process("fine-tuning")
 
 
 def _say_missing(config: FinetuneConfig, splits: dict[str, VideoIndex]) -> None:

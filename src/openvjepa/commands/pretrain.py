@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from pathlib import Path
 
 import torch
@@ -12,10 +14,14 @@ from openvjepa.model.kernels import describe
 from openvjepa.pretraining.monitor import CollapseMonitor, monitor_index
 from openvjepa.pretraining.start import Start
 from openvjepa.pretraining.task import PretrainTask
+from openvjepa.train.checkpoint import list_checkpoints
 from openvjepa.train.distributed import Runtime, make_runtime
-from openvjepa.train.trainer import FitResult, accumulation, fit, open_run_dir
+from openvjepa.train.run_folder import RunFolder, open_run
+from openvjepa.train.trainer import FitResult, accumulation, fit
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import save_model
+
+log = logging.getLogger("openvjepa")
 
 
 @command(PretrainConfig, "sources", PRESETS)
@@ -29,7 +35,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
         config: everything about the run; see `PretrainConfig` for units and defaults.
 
     Returns:
-        Last step, seconds and last metrics; `interrupted` after a Ctrl-C.
+        Last step, seconds and last metrics; `interrupted` after a signal such as Ctrl-C.
 
     Raises:
         ConfigError: impossible settings, or a run folder that is in use.
@@ -40,7 +46,8 @@ def pretrain(config: PretrainConfig) -> FitResult:
     start = None if config.init is None else Start(config)
     config = config if start is None else start.config
     out = Path(config.out)
-    with make_runtime(config.train) as runtime:
+    with make_runtime(config.train, distributed=True) as runtime, contextlib.ExitStack() as stack:
+        folder = runtime.on_main(lambda: _open(stack, config))
         micro, accumulate = accumulation(config.train, runtime.world_size)
         batches = PretrainBatches(
             config.sources,
@@ -56,9 +63,9 @@ def pretrain(config: PretrainConfig) -> FitResult:
         )
         task = PretrainTask(config)
         optimizer_state = None if start is None else start.load_into(task)
+        runtime.on_main(folder.start)
         if runtime.is_main:
-            open_run_dir(out, config.train)
-            if not (out / "config.yaml").exists():  # a resumed run keeps the settings it was started with
+            if not list_checkpoints(out / "checkpoints"):  # a resumed run keeps the settings it was started with
                 write_file(out / "config.yaml", to_yaml(config).encode())
             _introduce(config, batches, task, runtime)
         monitor = CollapseMonitor(task, monitor_index(batches), config, runtime) if config.train.monitor_every else None
@@ -78,17 +85,21 @@ def pretrain(config: PretrainConfig) -> FitResult:
         if runtime.is_main and not result.interrupted:
             clip = ClipProtocol.of(config.model, frame_step=config.data.frame_step, fps=config.data.fps)
             save_model(out, task.jepa.target_encoder, task.jepa.predictor, clip=clip)
-            print(f"Done: {out / 'model.safetensors'} after {result.step} steps in {result.seconds:.0f} s", flush=True)
+            log.info("Done: %s after %d steps in %.0f s", out / "model.safetensors", result.step, result.seconds)
     return result
+
+
+def _open(stack: contextlib.ExitStack, config: PretrainConfig) -> RunFolder:
+    """The run folder, held until the stack is closed."""
+    return stack.enter_context(open_run(config.out, resume=config.train.resume, overwrite=config.train.overwrite))
 
 
 def _introduce(config: PretrainConfig, batches: PretrainBatches, task: PretrainTask, runtime: Runtime) -> None:
     encoder = sum(p.numel() for p in task.jepa.encoder.parameters()) / 1e6
     rest = sum(p.numel() for p in task.jepa.parameters() if p.requires_grad) / 1e6 - encoder
     grid = config.model.grid
-    print(
+    log.info(
         f"{len(batches.records)} videos; {config.model.arch} {encoder:.2f} M + predictor {rest:.2f} M parameters; "
         f"{grid.t} x {grid.h} x {grid.w} = {grid.tokens} tokens a clip; {config.train.steps} steps of "
-        f"{config.train.batch_size} clips\n{runtime}, {describe(runtime.device, runtime.dtype)}",
-        flush=True,
+        f"{config.train.batch_size} clips\n{runtime}, {describe(runtime.device, runtime.dtype)}"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,8 +35,9 @@ from openvjepa.probing.probes import Outcome, best_kind, probe_features
 from openvjepa.reports import low_shot as low_shot_report
 from openvjepa.reports import pages as report
 from openvjepa.reports.confusion import draw_confusion
-from openvjepa.train.distributed import make_runtime
+from openvjepa.train.distributed import make_runtime, one_process
 from openvjepa.train.logs import RunLog
+from openvjepa.train.run_folder import RunFolder, open_run
 from openvjepa.version import versions
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import LoadedModel, load_model
@@ -45,18 +45,6 @@ from openvjepa.weights.hub import LoadedModel, load_model
 __all__ = ["Outcome", "ProbeResult", "encode", "probe", "probe_features"]
 
 log = logging.getLogger("openvjepa")
-
-RUN_FILES = (
-    "results.json",
-    "config.yaml",
-    SPLITS_FILE,
-    "metrics.jsonl",
-    "tensorboard",
-    "confusion.png",
-    "report.html",
-    "model.safetensors",
-    "model.yaml",
-)
 
 
 @dataclass(frozen=True)
@@ -95,8 +83,19 @@ def probe(config: ProbeConfig) -> ProbeResult:
         DataError: the videos or their labels do not allow it.
         CheckpointError: the model cannot be read, or the results cannot be written.
     """
+    one_process("probing")
     out = Path(config.out)
-    _check_run_dir(out, config)
+    if not config.model:
+        raise ConfigError("no model given: name the run folder of a pretraining, or a checkpoint file")
+    if out.resolve() == Path(config.model).resolve():
+        raise ConfigError(f"{out}: is the model to probe: choose another --out")
+    with open_run(out, overwrite=config.overwrite, resumable=False) as folder:
+        return _probe(config, folder)
+
+
+def _probe(config: ProbeConfig, folder: RunFolder) -> ProbeResult:
+    """The probe, in a folder that is held."""
+    out = folder.path
     splits = read_splits(config)
     model = load_model(config.model)
     frame_step, fps = clip_rate(model, config.frame_step, config.fps)
@@ -117,7 +116,8 @@ def probe(config: ProbeConfig) -> ProbeResult:
         check_splits(splits)
         seconds = {"encode": time.monotonic() - started}
         started = time.monotonic()
-        _open_run_dir(out, config)
+        folder.start()
+        write_file(out / "config.yaml", to_yaml(config).encode())
         write_file(out / SPLITS_FILE, splits_csv(splits))
         outcomes, shares = _train(config, splits, sets, encoder, plans["test"], runtime.device)
         seconds["train"] = time.monotonic() - started
@@ -125,25 +125,6 @@ def probe(config: ProbeConfig) -> ProbeResult:
         _write(config, result, encoder, plans["test"])
     _print(result)
     return result
-
-
-def _check_run_dir(out: Path, config: ProbeConfig) -> None:
-    """Fail before the work when the run folder is in use."""
-    if not config.model:
-        raise ConfigError("no model given: name the run folder of a pretraining, or a checkpoint file")
-    if out.resolve() == Path(config.model).resolve():
-        raise ConfigError(f"{out}: is the model to probe: choose another --out")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out}: is a file: choose another --out")
-    if not config.overwrite and any((out / name).exists() for name in RUN_FILES):
-        raise ConfigError(f"{out}: holds a run already: add --overwrite to delete it, or choose another --out")
-
-
-def _open_run_dir(out: Path, config: ProbeConfig) -> None:
-    for name in RUN_FILES:
-        path = out / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    write_file(out / "config.yaml", to_yaml(config).encode())
 
 
 def _plans(config: ProbeConfig, model: LoadedModel, splits: dict[str, VideoIndex]) -> dict[str, ClipPlan]:

@@ -22,6 +22,7 @@ from openvjepa.data.transforms import chosen_fit, eval_views, train_transform, v
 from openvjepa.data.video import Video, open_video
 from openvjepa.data.views import View, ViewMaker
 from openvjepa.errors import ConfigError, DataError, OpenVJEPAError, VideoError, printable
+from openvjepa.interrupts import leave_signals_to_parent
 
 _log = logging.getLogger("openvjepa")
 Batch = dict[str, Any]
@@ -59,7 +60,13 @@ class FrameReader:
         """Frames of the clip that starts at `start` s, uint8 [T, H, W, 3]."""
         indices = spec.indices(video, start)
         if self.cache is not None and path not in self.cache:
-            self.cache[path] = (video, _undamaged(video))
+            try:
+                self.cache[path] = (video, _undamaged(video))
+            except MemoryError:
+                raise DataError(
+                    f"out of memory: data.cache keeps every decoded video, and there was room for {len(self.cache)}: leave "
+                    "--cache out, or make small copies with `vjepa data prepare`"
+                ) from None
         whole = self.cache[path][1] if self.cache is not None else None
         return video.frames([int(i) for i in indices]).frames if whole is None else whole[indices]
 
@@ -289,8 +296,9 @@ def worker_count(data: DataConfig) -> int:
 
 
 def one_thread(worker: int) -> None:
-    """Start of a loader process: the processes together already use all cores."""
+    """Start of a loader process: the processes together already use all cores, and the run ends them, not a signal."""
     torch.set_num_threads(1)
+    leave_signals_to_parent()
 
 
 class EvalClips(Dataset[tuple[Tensor, int, str]]):

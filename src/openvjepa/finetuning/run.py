@@ -21,6 +21,7 @@ from openvjepa.data.index import VideoIndex
 from openvjepa.data.loader import Batch
 from openvjepa.data.seen import SPLITS_FILE, splits_csv
 from openvjepa.data.splits import check_splits
+from openvjepa.errors import Interrupted
 from openvjepa.features.cache import encode_index
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.features.sampling import ClipPlan, plan_for
@@ -30,9 +31,10 @@ from openvjepa.finetuning.validation import Validation, clip_probabilities, feat
 from openvjepa.metrics import Metrics, classification_metrics
 from openvjepa.model.adapters import merge_lora, set_trainable
 from openvjepa.model.encoder import Encoder
+from openvjepa.train.checkpoint import list_checkpoints
 from openvjepa.train.distributed import Runtime
 from openvjepa.train.logs import read_metrics
-from openvjepa.train.trainer import fit, open_run_dir
+from openvjepa.train.trainer import fit
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import LoadedModel
 from openvjepa.weights.probes import Probe
@@ -45,8 +47,6 @@ Show = Callable[[int, int, NDArray[np.float64]], None]
 EPOCHS, LEAST_STEPS = 20, 600  # where the number of epochs is left open; on 100 videos, 300 steps are too few
 ENCODER_LR, LORA_LR = 1 / 30, 1 / 3  # over the learning rate of the classifier
 SAVES = 20  # about so many checkpoints are written in a run; each at the end of an epoch
-# Written at the end, beside the trainer's RUN_FILES.
-RESULT_FILES = (SPLITS_FILE, "results.json", "report.html", "README.md", "confusion.png", "model.yaml")
 # Settings that do not alter what a run computes, so that a resumed one may change them.
 FREE = (
     "out",
@@ -145,14 +145,14 @@ class FinetuneRun:
             log.warning("skipped %s: %s", path, reason)
         return kept, skipped, features
 
-    def train(self, show: Show) -> bool:
-        """Run the loop; False if it was interrupted."""
+    def train(self, show: Show) -> None:
+        """Run the loop.
+
+        Raises:
+            Interrupted: by a signal; the run has been saved.
+        """
         config = self.config
-        open_run_dir(self.out, self.schedule)
-        if config.overwrite:
-            for name in RESULT_FILES:
-                (self.out / name).unlink(missing_ok=True)
-        if not (self.out / "config.yaml").exists():  # a resumed run keeps the settings it was started with
+        if not list_checkpoints(self.out / "checkpoints"):  # a resumed run keeps the settings it was started with
             write_file(self.out / "config.yaml", to_yaml(config).encode())
         write_file(self.out / SPLITS_FILE, splits_csv(self.splits))
         rows = read_metrics(self.out / "metrics.jsonl")
@@ -178,9 +178,10 @@ class FinetuneRun:
             monitor=validation,
             stop=validation.stop,
         )
-        if not result.interrupted and result.step < self.schedule.steps:
+        if result.interrupted:
+            raise Interrupted(f"fine-tuning ended at step {result.step}: go on with --resume", result.signal)
+        if result.step < self.schedule.steps:
             log.info("stopped early: no better epoch in the last %d", config.patience)
-        return not result.interrupted
 
     def _batches(self, step: int) -> Iterable[Batch]:
         """Passes from a step on."""

@@ -27,6 +27,7 @@ from openvjepa.model.pooler import (
     attentive_logits,
     probe_eps,
 )
+from openvjepa.train.trainer import Task
 from openvjepa.weights.hub import LoadedModel
 from openvjepa.weights.probes import Probe
 
@@ -107,7 +108,7 @@ class Best:
         return (top1, -loss) > (self.top1, -self.loss)
 
 
-class FinetuneTask(nn.Module):
+class FinetuneTask(Task):
     """Cross-entropy of a classifier on the tokens of an encoder, or on cached features.
 
     Its state, for checkpoints, is what is trained and `best`: frozen weights come from the model each time.
@@ -195,8 +196,18 @@ class FinetuneTask(nn.Module):
         return dict(vars(self.best))
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Put `best` back."""
-        self.best = Best(**state)
+        """Put `best` back.
+
+        Raises:
+            ValueError: it does not belong to what is trained.
+        """
+        best, own = Best(**state), self.trained()
+        fits = best.weights.keys() in (set(), own.keys()) and all(
+            isinstance(value, Tensor) and value.shape == own[name].shape for name, value in best.weights.items()
+        )
+        if not fits or type(best.step) is not int or type(best.waited) is not int or not best.top1 <= 100:
+            raise ValueError("the best weights so far do not fit")
+        self.best = best
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What is trained, and `best`."""

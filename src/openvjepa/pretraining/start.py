@@ -11,6 +11,7 @@ from openvjepa.config import PretrainConfig
 from openvjepa.model.predictor import Predictor
 from openvjepa.pretraining.task import PretrainTask
 from openvjepa.train.checkpoint import list_checkpoints, load_newest
+from openvjepa.train.resume import check_weights, load_weights
 from openvjepa.weights.hub import load_model
 
 log = logging.getLogger("openvjepa")
@@ -33,10 +34,12 @@ class Start:
         """
         log.info("starting from %s", self.model)
         if list_checkpoints(self.checkpoints):
-            state = load_newest(self.checkpoints)
-            own = task.state_dict()
-            task.load_state_dict(state["model"] | {key: own[key] for key in own if key.endswith("pos_embed")})
-            return state["optimizer"]
+            state, own, where = load_newest(self.checkpoints), task.state_dict(), str(self.checkpoints)
+            codes = {key: own[key] for key in own if key.endswith("pos_embed")}
+            weights = state["model"] | codes
+            check_weights(weights, task, where)
+            load_weights(task, weights, where)
+            return state.get("optimizer")
         for encoder in (task.jepa.encoder, task.jepa.target_encoder):
             encoder.load_state_dict(self.model.encoder.state_dict())
         if task.jepa.predictor is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from openvjepa.config import PretrainConfig
 from openvjepa.data.loader import seeded
@@ -13,11 +13,12 @@ from openvjepa.data.transforms import normalize
 from openvjepa.model.jepa import JEPA
 from openvjepa.model.layers import compile_blocks
 from openvjepa.train.optim import context_coeff, ema_momentum
+from openvjepa.train.trainer import Task
 
 _SIGREG = 20  # tag that keeps this stream of random numbers apart from the loader's
 
 
-class PretrainTask(nn.Module):
+class PretrainTask(Task):
     """What the trainer sees: normalises the clips, runs the JEPA, moves the target encoder after each step."""
 
     def __init__(self, config: PretrainConfig) -> None:

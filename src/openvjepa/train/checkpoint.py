@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
-import sys
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,9 +16,13 @@ import torch
 from openvjepa.atomic import replacing
 from openvjepa.errors import CheckpointError
 
+logger = logging.getLogger("openvjepa")
+
 _NAME = re.compile(r"step-\d{8,}\.pt")
 # What zipfile and torch.load raise for damaged files (found by flipping and cutting bytes); RuntimeError is torch's word.
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
+# What torch's reader of pickles raises for streams that are well formed and make no sense.
+_NONSENSE = (TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError, MemoryError, struct.error)
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last: int) -> Path:
@@ -28,7 +33,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last
     Raises:
         CheckpointError: it cannot be written, for example because the disk is full.
     """
-    path = folder / f"step-{step:08d}.pt"
+    path = checkpoint_path(folder, step)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob("step-*.part"):  # of a run that was killed while it saved
@@ -38,7 +43,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last
             other for other in list_checkpoints(folder) if _step(other) > step
         ]  # damaged: the resume passed them over
         older = [other for other in list_checkpoints(folder) if _step(other) < step]
-        for other in newer + older[: len(older) + 1 - max(1, keep_last)]:
+        for other in newer + older[: max(0, len(older) + 1 - keep_last)]:
             other.unlink()
     except OSError as error:
         raise CheckpointError(
@@ -59,6 +64,11 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         raise
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"step-{step:08d}.pt"
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     return sorted((path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name)), key=_step)
@@ -76,17 +86,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            packed = [item.filename for item in archive.infolist() if item.compress_type != zipfile.ZIP_STORED]
+            if packed:
+                raise zipfile.BadZipFile(f"{packed[0]} in it is compressed")
             torn = archive.testzip()  # torch.load does not compare checksums
         if torn is not None:
             raise zipfile.BadZipFile(f"wrong checksum of {torn}")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except _DAMAGE as error:
+    except (*_DAMAGE, *_NONSENSE) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason})") from None
-    if not isinstance(state, dict) or "step" not in state or "model" not in state:
+    if not isinstance(state, dict) or "step" not in state or not isinstance(state.get("model"), dict):
         raise CheckpointError(f"{path}: not a checkpoint of openvjepa")
+    step = state["step"]
+    if type(step) is not int or (_NAME.fullmatch(path.name) and step != _step(path)):
+        raise CheckpointError(f"{path}: damaged or not a checkpoint (its step is {str(step)[:40]})")
     return state
 
 
@@ -100,7 +116,7 @@ def load_newest(folder: Path) -> dict[str, Any]:
         try:
             return load_checkpoint(path)
         except CheckpointError as error:
-            print(f"warning: {error}: trying the one before", file=sys.stderr, flush=True)
+            logger.warning("%s: trying the one before", error)
     raise CheckpointError(f"{folder}: no readable checkpoint to resume from: start again with --overwrite")
 
 
@@ -109,6 +125,8 @@ def rng_state() -> dict[str, Any]:
     state: dict[str, Any] = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
@@ -117,3 +135,5 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import math
 import sys
 import threading
 import time
@@ -16,6 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from openvjepa.errors import CheckpointError
+
+logger = logging.getLogger("openvjepa")
 
 TIMINGS = ("clips_per_s", "seconds_per_step", "data_wait")  # the keys of the record that differ from run to run
 _LINE_EVERY = 10.0  # seconds between two lines of text where there is no terminal
@@ -50,6 +54,7 @@ class RunLog:
 
     def __init__(self, run_dir: Path, *, start_step: int, steps: int, enabled: bool = True) -> None:
         self.run_dir, self.steps, self.enabled, self.pace = run_dir, steps, enabled, Pace()
+        self.loss = math.nan
         if not enabled:
             return
         self.thread_hook, threading.excepthook = threading.excepthook, self._unless_tensorboard
@@ -82,18 +87,24 @@ class RunLog:
                 str(self.run_dir / "tensorboard"), purge_step=start_step and start_step + 1
             )
 
-    def advance(self, step: int, loss: float) -> None:
-        """Show a finished step; without a terminal, as a line of text every 10 seconds."""
+    def advance(self, step: int, loss: float | None) -> None:
+        """Show a finished step; without a terminal, as a line of text every 10 seconds.
+
+        Args:
+            step: its number.
+            loss: its loss; None: not known yet, the one before is shown.
+        """
         if not self.enabled:
             return
         pace = self.pace.figures()
-        figures = f"loss {loss:.4f}  {pace['clips_per_s']:.1f} clips/s  data wait {pace['data_wait']:.0%}"
+        self.loss = self.loss if loss is None else loss
+        figures = f"loss {self.loss:.4f}  {pace['clips_per_s']:.1f} clips/s  data wait {pace['data_wait']:.0%}"
         self.progress.update(self.bar, completed=step, figures=figures)
         if self.progress.disable and (time.monotonic() - self.last_line > _LINE_EVERY or step == self.steps):
             self.last_line = time.monotonic()
             left = int((self.steps - step) * pace["seconds_per_step"])
             eta = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-            print(f"step {step}/{self.steps}  {figures}  ETA {eta}", flush=True)
+            logger.info("step %d/%d  %s  ETA %s", step, self.steps, figures, eta)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append values and the pace as one line of the record, and the same to TensorBoard."""

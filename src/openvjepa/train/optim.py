@@ -7,17 +7,20 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from openvjepa.config import ObjectiveConfig, OptimConfig
+from openvjepa.errors import OpenVJEPAError
+from openvjepa.train.distributed import Runtime
 
 
 def learning_rate(step: int, config: OptimConfig, steps: int) -> float:
     """Linear warm-up, then a cosine or line stretched over schedule_scale x steps (so that it ends early, above final_lr).
 
     Args:
-        step: optimiser step, counted from 1 (the value is set before the step).
+        step: optimizer step, counted from 1 (the value is set before the step).
         config: start_lr, lr, final_lr, warmup, decay, schedule_scale.
-        steps: optimiser steps of the run.
+        steps: optimizer steps of the run.
     """
     warmup = warmup_steps(config, steps)
     if step < warmup:
@@ -65,7 +68,7 @@ def make_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> tor
 
 
 def set_schedules(optimizer: torch.optim.Optimizer, step: int, config: OptimConfig, steps: int) -> tuple[float, float]:
-    """Write the step's learning rate and weight decay into the optimiser; returns both. `step` counts from 1.
+    """Write the step's learning rate and weight decay into the optimizer; returns both. `step` counts from 1.
 
     A group's own learning rate is `lr_scale` times that, where it has one (layer-wise decay).
     """
@@ -74,6 +77,108 @@ def set_schedules(optimizer: torch.optim.Optimizer, step: int, config: OptimConf
         group["lr"] = lr * group.get("lr_scale", 1.0)
         group["weight_decay"] = decay if group["decay"] else 0.0
     return lr, decay
+
+
+class NotFiniteError(OpenVJEPAError):
+    """A loss or a gradient is not finite."""
+
+
+class Stepper:
+    """Clips the gradients, and steps where they and the loss are finite, without a wait for the device.
+
+    A step that is not finite leaves weights and moments as they were. On CUDA that is decided on the device; the program
+    learns of it in the next `check`.
+
+    Args:
+        optimizer: of `make_optimizer`.
+        groups: the task's groups; gradients are clipped by module.
+        config: clip_grad, warmup.
+        steps: optimizer steps of the run.
+        runtime: with fp16, the loss is scaled so that small gradients do not vanish.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        groups: list[dict[str, Any]],
+        config: OptimConfig,
+        steps: int,
+        runtime: Runtime,
+    ) -> None:
+        self.optimizer, self.limit, self.warmup = optimizer, config.clip_grad, warmup_steps(config, steps)
+        self.modules = {
+            f"grad_norm_{module}": [p for group in groups if group["module"] == module for p in group["params"]]
+            for module in dict.fromkeys(group["module"] for group in groups)
+        }
+        self.scaler = torch.amp.GradScaler(runtime.device.type) if runtime.dtype == torch.float16 else None
+        self.lazy = runtime.device.type == "cuda"
+        self._names: tuple[str, ...] = ()
+        self._values = self._bad = torch.zeros(0)
+        self._first = torch.zeros((), dtype=torch.int64)
+
+    def step(self, number: int, scalars: dict[str, Tensor], *, wait: bool) -> None:
+        """Step `number`, counted from 1, with the gradients that the parameters hold, which are dropped afterwards.
+
+        Args:
+            number: of the step.
+            scalars: its loss and what else is logged, each of shape [].
+            wait: whether to wait for the device and check first.
+
+        Raises:
+            NotFiniteError: this step or an earlier one is not finite.
+        """
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        limit = math.inf if self.limit is None or number <= self.warmup else self.limit
+        norms = {name: nn.utils.clip_grad_norm_(params, limit) for name, params in self.modules.items()}
+        finite = self._note(number, scalars, norms)
+        if wait or not self.lazy:
+            self.check()
+        if self.scaler is not None:
+            self.scaler.step(self.optimizer)  # not where gradients are infinite: the scale is too large then
+            self.scaler.update()
+        elif self.lazy and not wait:
+            self.optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+            self.optimizer.step()
+            del self.optimizer.found_inf  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _note(self, number: int, scalars: dict[str, Tensor], norms: dict[str, Tensor]) -> Tensor:
+        """Keep a step's values, and on the device the first ones that are not finite; whether these are, bool []."""
+        names = (*scalars, *norms)
+        values = torch.stack([value.detach().float() for value in (*scalars.values(), *norms.values())])
+        if names != self._names:
+            self.check()
+            self._names, self._bad = names, values
+            self._first = torch.zeros((), dtype=torch.int64, device=values.device)
+        judged = values if self.scaler is None else values[: len(scalars)]
+        finite = torch.isfinite(judged).all()
+        new = ~finite & (self._first == 0)
+        self._first = torch.where(new, number, self._first)
+        self._bad = torch.where(new, values, self._bad)
+        self._values = values
+        return finite
+
+    def check(self) -> None:
+        """Wait for the device.
+
+        Raises:
+            NotFiniteError: a step was not finite; names the first such value.
+        """
+        first = int(self._first)
+        if first:
+            named = zip(self._names, self._bad.tolist(), strict=True)
+            name, value = next((name, value) for name, value in named if not math.isfinite(value))
+            raise NotFiniteError(f"{name} is {value} at step {first}")
+
+    def values(self) -> dict[str, float]:
+        """Scalars and norms of the last step, by name; waits for the device.
+
+        Norms that are infinite, as fp16 has them now and then, are left out.
+        """
+        return {name: v for name, v in zip(self._names, self._values.tolist(), strict=True) if math.isfinite(v)}
 
 
 def _half_cosine(progress: float) -> float:

@@ -19,7 +19,7 @@ from openvjepa.model.action import ActionPredictor
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.positions import position_codes
 from openvjepa.model.predictor import Predictor
-from openvjepa.train.checkpoint import list_checkpoints
+from openvjepa.train.checkpoint import checkpoint_path, list_checkpoints, load_newest
 from openvjepa.weights import registry
 from openvjepa.weights.download import fetch_hf, fetch_url
 from openvjepa.weights.files import (
@@ -166,10 +166,20 @@ def _load_folder(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
     if (path / HF_SETTINGS).exists():
         return _load_hf(path, arch)
     if checkpoints:
-        return _load_container(read_container(checkpoints[-1]), checkpoints[-1], arch)
+        return _load_unfinished(path, arch)
     raise CheckpointError(
         f"{path}: no {WEIGHTS} with {SETTINGS} or {HF_SETTINGS}, and no checkpoints: not the folder of a run or model"
     )
+
+
+def _load_unfinished(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
+    """The encoder of a run that has not ended, from its newest checkpoint that can be read."""
+    state = load_newest(path / "checkpoints")
+    file = checkpoint_path(path / "checkpoints", state["step"])
+    if isinstance(state.get("config"), dict) and "finetune" in state["config"]:
+        raise CheckpointError(f"{path}: a fine-tuning run that has not ended: go on with it by --resume")
+    model = _load_checkpoint(state, arch, str(file))
+    return replace(model, notes=(*model.notes, f"the run has not ended: this is step {state['step']} ({file.name})"))
 
 
 def _read_own_settings(path: Path, arch: Mapping[str, Any]) -> tuple[ModelConfig, Mapping[str, Any]]:

@@ -12,7 +12,7 @@ import torch
 
 SCRIPT = """
 import resource, torch
-from openvjepa.train.memory import keep_freed_memory
+from openvjepa.train.devices import keep_freed_memory
 if {keep}:
     assert keep_freed_memory()
 faults = []
@@ -39,7 +39,7 @@ def test_later_steps_get_pages_of_earlier_ones() -> None:
 
 KERNELS = """
 import torch
-from openvjepa.train.memory import keep_kernels
+from openvjepa.train.devices import keep_kernels
 if {keep}:
     keep_kernels()
 weight = torch.zeros(16, 8, dtype=torch.bfloat16)
