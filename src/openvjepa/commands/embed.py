@@ -16,12 +16,13 @@ from openvjepa.config import EmbedConfig, TrainConfig, command, to_mapping
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.errors import ConfigError, DataError
-from openvjepa.features.cache import feature_facts, size_text
+from openvjepa.features.cache import feature_facts
 from openvjepa.features.encode import EncodeSettings, encode_batches
 from openvjepa.features.files import check_format, write_table
 from openvjepa.features.sampling import ClipPlan, plan_for
 from openvjepa.features.store import Entry, Journal
 from openvjepa.grid import TokenGrid
+from openvjepa.machine import size_text
 from openvjepa.model.encoder import Encoder
 from openvjepa.train.distributed import make_runtime
 from openvjepa.weights.files import write_file

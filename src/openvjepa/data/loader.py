@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from openvjepa.config import DataConfig, Fit, MaskingConfig, ModelConfig, Placement, ViewsConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.cores import process_count, usable_cores
+from openvjepa.data.frame_cache import FrameReader, kept_short_side
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.masks import sample_masks
 from openvjepa.data.transforms import chosen_fit, eval_views, train_transform, view_count
@@ -40,44 +41,6 @@ def seeded(*key: int) -> torch.Generator:
         raise ConfigError(f"seed {key[0]} is negative: choose 0 or more")
     state = np.random.SeedSequence(key).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
-
-
-class FrameReader:
-    """Reads the frames of clips; with `cache`, keeps every decoded video in memory.
-
-    A damaged video is not kept: what stands in for a lost frame depends on which frames are asked for, and clips must be
-    the same with and without a cache.
-    """
-
-    def __init__(self, *, cache: bool) -> None:
-        self.cache: dict[str, tuple[Video, NDArray[np.uint8] | None]] | None = {} if cache else None
-
-    def video(self, path: str) -> Video:
-        """The open video."""
-        return self.cache[path][0] if self.cache and path in self.cache else open_video(path)
-
-    def frames(self, path: str, spec: ClipSpec, start: float, video: Video) -> NDArray[np.uint8]:
-        """Frames of the clip that starts at `start` s, uint8 [T, H, W, 3]."""
-        indices = spec.indices(video, start)
-        if self.cache is not None and path not in self.cache:
-            try:
-                self.cache[path] = (video, _undamaged(video))
-            except MemoryError:
-                raise DataError(
-                    f"out of memory: data.cache keeps every decoded video, and there was room for {len(self.cache)}: leave "
-                    "--cache out, or make small copies with `vjepa data prepare`"
-                ) from None
-        whole = self.cache[path][1] if self.cache is not None else None
-        return video.frames([int(i) for i in indices]).frames if whole is None else whole[indices]
-
-
-def _undamaged(video: Video) -> NDArray[np.uint8] | None:
-    """All frames, uint8 [frames, H, W, 3]; None when some cannot be decoded."""
-    try:
-        batch = video.all_frames()
-    except VideoError:
-        return None
-    return None if batch.lost else batch.frames
 
 
 class PretrainBatches(Dataset[Batch]):
@@ -118,7 +81,8 @@ class PretrainBatches(Dataset[Batch]):
         self.spec = ClipSpec(model.num_frames, data.frame_step, data.fps)
         # Impossible masks and seeds fail here, before a run folder is made.
         sample_masks(masking.masks, model.grid, 1, generator=seeded(seed, _MASK))
-        self.reader = FrameReader(cache=data.cache)
+        short_side = kept_short_side(model.image_hw, data.crop_scale) if data.cache else None
+        self.reader = FrameReader(short_side, self.records)
         self.view_maker = None if views is None else ViewMaker(views, data, model)
         self.images: PretrainBatches | None = None
         if data.images:

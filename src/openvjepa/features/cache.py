@@ -26,6 +26,7 @@ from openvjepa.errors import DataError
 from openvjepa.features.encode import EncodeSettings, check_bad, encode_videos
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.grid import TokenGrid
+from openvjepa.machine import size_text
 from openvjepa.model.encoder import Encoder
 from openvjepa.weights.files import weights_digest
 
@@ -155,11 +156,6 @@ def _check_room(encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: E
             f"{cache_dir}: the features of {len(index)} videos take {size_text(needed)}, and {size_text(free)} are free: "
             f"{_SAVE_SPACE}"
         )
-
-
-def size_text(count: int) -> str:
-    """A number of bytes for people."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _write_cache(

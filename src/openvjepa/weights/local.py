@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 from openvjepa.config import ModelConfig
+from openvjepa.machine import available_memory
 from openvjepa.weights.download import cached_hf, cached_url
 from openvjepa.weights.registry import ModelInfo
 
@@ -31,14 +30,9 @@ def memory_gb(config: ModelConfig) -> float:
 
 
 def free_memory_gb() -> float | None:
-    """Memory that programs can have now, GB; all there is, where that is not told; None: unknown."""
-    facts = Path("/proc/meminfo")
-    if facts.is_file():
-        sizes = dict(line.split(":") for line in facts.read_text().splitlines())
-        return int(sizes["MemAvailable"].removesuffix("kB")) * 1024 / 1e9
-    if sys.platform != "win32":
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    return None
+    """Memory that this process can still allocate, GB; None: unknown."""
+    free = available_memory()
+    return None if free is None else free / 1e9
 
 
 def downloaded(info: ModelInfo) -> Path | None:
