@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/comparison.py run [--seeds 0 1] [--rows features pixels ...]
     .venv/bin/python benchmarks/comparison.py report
 
-Every row changes one thing of one recipe (the preset `nano-masked` with the coarser tokens that it had first) and pretrains on 400
-rendered videos; then the encoder is judged on 384 others of the plain set: linear and attentive probe on the frozen encoder,
+Every row changes one thing of one recipe (the preset `nano-masked` with the coarser tokens that it had first) and pretrains on
+400 rendered videos; then the encoder is judged on 384 others of the plain set: linear and attentive probe on the frozen encoder,
 for motion and for shape, and fine-tuning of everything, for motion. Data mixes are of plain shapes and of harder ones
 (textured, with things in the background), always 400 videos. A finished row and seed is one line of the results file and is
 not run again.

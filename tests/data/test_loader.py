@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 
 from openvjepa.config import DataConfig, MaskConfig, MaskingConfig, ModelConfig, ShapesConfig
 from openvjepa.data.clips import ClipSpec
+from openvjepa.data.frame_cache import FrameReader
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader, worker_count
 from openvjepa.data.synthetic import make_shapes
-from openvjepa.data.video import Video
 from openvjepa.errors import ConfigError, DataError
 
 DAMAGED = Path(__file__).parents[1] / "fixtures/damaged/h264.mp4"
@@ -70,10 +70,10 @@ def test_same_batches_with_a_cache(shapes: Path) -> None:
 
 
 def test_a_cache_that_fills_the_memory_says_so(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(video: Video) -> None:
+    def full(reader: FrameReader, shape: tuple[int, ...]) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(Video, "all_frames", full)
+    monkeypatch.setattr(FrameReader, "_array", full)
     with pytest.raises(
         DataError, match=r"out of memory: data.cache keeps every decoded video, and there was room for 0"
     ):
