@@ -54,7 +54,7 @@ def test_predictions_are_those_of_the_evaluation(probed: ProbeResult, shapes: Pa
     test = read_index(shapes, label="motion").select("test")
     found = run(probed, *(record.path for record in test.records))
     assert [prediction.path for prediction in found] == [record.path for record in test.records]
-    for prediction, truth in zip(found, probed.outcomes["attentive"].probabilities, strict=True):
+    for prediction, truth in zip(found, probed.outcomes[probed.kind].probabilities, strict=True):
         shares = dict(prediction.top)
         np.testing.assert_allclose([shares[name] for name in probed.classes], truth, atol=1e-5)
         assert list(shares.values()) == sorted(shares.values(), reverse=True)
