@@ -1,54 +1,93 @@
-"""How far a pass over many videos has come."""
+"""How far a long piece of work has come: the library says so, and whoever runs it decides how that is shown.
+
+Nothing is shown unless a reporter is set; the command line sets one that draws a line on stderr.
+"""
 
 from __future__ import annotations
 
-import sys
-import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+T = TypeVar("T")
+MeterT = TypeVar("MeterT", bound="Meter")
 
-from openvjepa.errors import printable
+
+@dataclass(frozen=True)
+class Work:
+    """A piece of work."""
+
+    what: str
+    """What is done, such as "encoding videos"."""
+    total: int | None
+    """How many units there are; None: not known yet."""
+    done: int = 0
+    """How many of them an earlier run has done."""
+    unit: str = "videos"
+    """What is counted; "bytes" are shown as such."""
+
+
+class Bar(Protocol):
+    """Shows how far one piece of work has come."""
+
+    def update(self, done: int, total: int | None, figures: str) -> None:
+        """So many units are done, of so many; `figures` is a text to show with them."""
+        ...
+
+    def close(self) -> None:
+        """The work has ended."""
+        ...
+
+
+class _Silent:
+    def update(self, done: int, total: int | None, figures: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+Reporter = Callable[[Work], Bar]
+_reporter: Reporter = lambda work: _Silent()  # noqa: E731
+
+
+def set_reporter(reporter: Reporter) -> Reporter:
+    """Choose how work that begins from now on is shown; returns what was chosen before."""
+    global _reporter
+    before, _reporter = _reporter, reporter
+    return before
 
 
 class Meter:
-    """One line of progress on stderr; without a terminal, a line of text every ten seconds.
+    """Tells the reporter about a piece of work while the context is open.
 
     Args:
         what: what is done, such as "encoding videos".
-        total: how many videos there are.
-        done: how many of them were done by an earlier run.
+        total: how many units there are; None: not known yet.
+        done: how many of them an earlier run has done.
         unit: what is counted.
     """
 
-    def __init__(self, what: str, total: int, done: int = 0, *, unit: str = "videos") -> None:
-        self.what, self.total, self.before, self.unit = printable(what), total, done, unit
-        self.progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(f"{unit}, left"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self.progress.disable = not self.progress.console.is_terminal
-        self.bar = self.progress.add_task(self.what, total=total, completed=done)
+    def __init__(self, what: str, total: int | None, done: int = 0, *, unit: str = "videos") -> None:
+        self.work = Work(what, total, done, unit)
+        self.done, self.total = done, total
 
-    def __enter__(self) -> Meter:
-        self.started = self.last_line = time.monotonic()
-        self.progress.start()
+    def __enter__(self: MeterT) -> MeterT:
+        self.bar = _reporter(self.work)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.progress.stop()
+        self.bar.close()
 
-    def show(self, done: int) -> None:
-        """Show how many videos are done."""
-        self.progress.update(self.bar, completed=done)
-        now = time.monotonic()
-        if self.progress.disable and now - self.last_line > 10:
-            self.last_line = now
-            left = int((now - self.started) / (done - self.before) * (self.total - done))
-            text = f"{self.what}: {done}/{self.total} {self.unit}, left {left // 60}:{left % 60:02d}"
-            print(text, file=sys.stderr, flush=True)
+    def show(self, done: int, *, total: int | None = None, figures: str = "") -> None:
+        """So many units are done; `total` where it has become known; `figures` is a text to show with them."""
+        self.done, self.total = done, self.total if total is None else total
+        self.bar.update(done, self.total, figures)
+
+
+def track(items: Iterable[T], what: str, total: int, *, unit: str = "videos") -> Iterator[T]:
+    """The items, one after the other, while the reporter is told how many have been dealt with."""
+    with Meter(what, total, unit=unit) as meter:
+        for done, item in enumerate(items, 1):
+            yield item
+            meter.show(done)

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from openvjepa.cli.bars import report
 from openvjepa.errors import printable
+from openvjepa.progress import set_reporter
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -67,14 +69,16 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def messages() -> Iterator[None]:
-    """While the context is open, the library's messages are shown."""
+    """While the context is open, the library's messages and its progress are shown."""
     logger, handler = logging.getLogger("openvjepa"), _Handler()
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    before = set_reporter(report)
     try:
         yield
     finally:
+        set_reporter(before)
         logger.removeHandler(handler)
         logger.setLevel(level)
 

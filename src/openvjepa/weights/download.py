@@ -21,10 +21,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from openvjepa.errors import CheckpointError
+from openvjepa.progress import Meter
 from openvjepa.weights import registry
 
 ATTEMPTS = 5
@@ -308,33 +307,16 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-class _Meter:
-    """A message when a download starts, and on a terminal one line of progress."""
+class _Meter(Meter):
+    """Bytes that have arrived; a message when a download starts."""
 
     def __init__(self, url: str, path: Path) -> None:
+        super().__init__(path.name, None, unit="bytes")
         self.url, self.path, self.told = url, path, False
-        self.progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True, soft_wrap=True),
-            transient=True,
-        )
-        self.progress.disable = not self.progress.console.is_terminal
-        self.bar = self.progress.add_task(path.name, total=None)
-
-    def __enter__(self) -> _Meter:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
 
     def start(self, have: int, total: int | None) -> None:
         """A request was answered: `have` bytes are here, of `total`."""
-        self.progress.update(self.bar, completed=have, total=total)
+        self.show(have, total=total)
         if not self.told:
             size = f" ({total / 1e9:.2f} GB, {have / 1e9:.2f} here)" if total else ""
             log.info("downloading %s%s to %s", self.url, size, self.path)
@@ -342,4 +324,4 @@ class _Meter:
 
     def advance(self, count: int) -> None:
         """Bytes have arrived."""
-        self.progress.advance(self.bar, count)
+        self.show(self.done + count)
