@@ -10,16 +10,18 @@ import torch
 
 from openvjepa.config import PRESETS, ClipProtocol, PretrainConfig, command, to_mapping, to_yaml
 from openvjepa.data.loader import PretrainBatches, PretrainLoader
+from openvjepa.model.encoder import Encoder
 from openvjepa.model.kernels import describe
 from openvjepa.pretraining.monitor import CollapseMonitor, monitor_index
 from openvjepa.pretraining.start import Start
 from openvjepa.pretraining.task import PretrainTask
+from openvjepa.reports.pretrain import report_pretraining
 from openvjepa.train.checkpoint import list_checkpoints
 from openvjepa.train.distributed import Runtime, make_runtime
 from openvjepa.train.run_folder import RunFolder, open_run
 from openvjepa.train.trainer import FitResult, accumulation, fit
 from openvjepa.weights.files import write_file
-from openvjepa.weights.hub import save_model
+from openvjepa.weights.hub import load_model, save_model
 
 log = logging.getLogger("openvjepa")
 
@@ -29,7 +31,8 @@ def pretrain(config: PretrainConfig) -> FitResult:
     """Pretrain a V-JEPA encoder on the videos of config.sources.
 
     Writes config.yaml, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, model.safetensors with the target encoder
-    and the predictor, which `load_model(config.out)` reads.
+    and the predictor, which `load_model(config.out)` reads, and report.html, which compares the encoder with its weights
+    before pretraining where the videos have labels.
 
     Args:
         config: everything about the run; see `PretrainConfig` for units and defaults.
@@ -86,7 +89,16 @@ def pretrain(config: PretrainConfig) -> FitResult:
             clip = ClipProtocol.of(config.model, frame_step=config.data.frame_step, fps=config.data.fps)
             save_model(out, task.jepa.target_encoder, task.jepa.predictor, clip=clip)
             log.info("Done: %s after %d steps in %.0f s", out / "model.safetensors", result.step, result.seconds)
+            before = start.model.encoder if start else _initial_encoder(config)
+            report_pretraining(config, before, load_model(out), batches.indices, runtime, seconds=result.seconds)
     return result
+
+
+def _initial_encoder(config: PretrainConfig) -> Encoder:
+    """An encoder with random weights, as the run started with."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return Encoder(config.model).eval()
 
 
 def _open(stack: contextlib.ExitStack, config: PretrainConfig) -> RunFolder:
