@@ -72,6 +72,16 @@ def test_files_that_are_no_configuration(tmp_path: Path, text: str) -> None:
         read_yaml(PretrainConfig, tmp_path / "missing.yaml")
 
 
+def test_errors_are_one_short_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="and 994 more") as caught:
+        from_mapping(PretrainConfig, {f"{'x' * 500}{i}": i for i in range(1000)})
+    assert len(str(caught.value)) < 2000
+    (tmp_path / "config.yaml").write_text("model:\n  arch: [\n  depth: }\n")
+    with pytest.raises(ConfigError, match="cannot be read as YAML") as caught:
+        read_yaml(PretrainConfig, tmp_path / "config.yaml")
+    assert "\n" not in str(caught.value)
+
+
 def test_every_size_is_possible() -> None:
     for name, (width, depth, heads, ratio) in ENCODER_SIZES.items():
         dims = ModelConfig(arch=name, predictor_num_heads=12).dims

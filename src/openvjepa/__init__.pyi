@@ -7,6 +7,7 @@ from .commands.probe import probe
 from .commands.show import show
 from .commands.track import track
 from .config import (
+    ClipProtocol,
     DataConfig,
     EmbedConfig,
     EvaluateConfig,
@@ -49,6 +50,7 @@ __all__ = [
     "CheckpointError",
     "ClipChoice",
     "ClipMap",
+    "ClipProtocol",
     "ClipTokens",
     "ConfigError",
     "DataConfig",

@@ -20,7 +20,7 @@ from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier
 from openvjepa.model.predictor import Predictor
 from openvjepa.weights.hub import LoadedModel, load_model
-from openvjepa.weights.probes import probe_facts
+from openvjepa.weights.probes import probe_settings
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 KEYS = FIXTURES / "vjepa" / "keys"
@@ -77,7 +77,7 @@ def assert_same(ours: LoadedModel, theirs: LoadedModel, *, source_antialias: boo
     assert ours.labels == theirs.labels
     assert ours.clip == theirs.clip
     if ours.probe is not None and theirs.probe is not None:
-        assert probe_facts(ours.probe) == probe_facts(theirs.probe)
+        assert probe_settings(ours.probe) == probe_settings(theirs.probe)
 
 
 def run(source: object, out: Path, to: Any, **settings: Any) -> LoadedModel:

@@ -155,7 +155,7 @@ def card_of(source: Path, out: Path) -> str:
     return (out / "README.md").read_text()
 
 
-def test_the_licence_travels(tmp_path: Path) -> None:
+def test_the_license_travels(tmp_path: Path) -> None:
     source = saved(tmp_path / "own", V2)
     assert "license" not in front_matter_of(source, tmp_path / "first")
     readme = tmp_path / "first" / "README.md"

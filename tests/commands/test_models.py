@@ -74,7 +74,7 @@ def test_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
         models(ModelsConfig("vit-l16"))
     assert main(["models", "what"]) == 1
     assert capsys.readouterr().err == (
-        "vjepa: error: what: no published model has this name: `vjepa models` lists what there is\n"
+        "vjepa: error: what: no published model has this name: `vjepa models` lists all names\n"
     )
 
 

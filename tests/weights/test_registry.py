@@ -107,4 +107,4 @@ def test_look_up() -> None:
     assert find("vitl") is None
     assert of_file("latest.pt") is None
     assert "did you mean vjepa2-vitl?" in suggest("vjepa2_vitl")
-    assert suggest("my-model-9000") == ": `vjepa models` lists what there is"
+    assert suggest("my-model-9000") == ": `vjepa models` lists all names"

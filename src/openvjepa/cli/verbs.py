@@ -256,7 +256,7 @@ VERBS = (
     ),
     Verb(
         "models",
-        "List the published models: size, clip, accuracy, licence, memory needed here; or tell all about one of them.",
+        "List the published models: size, clip, accuracy, license, memory needed here; or tell all about one of them.",
         ("vjepa models", "vjepa models vjepa2-vitl", "vjepa models --json"),
         "config.commands:ModelsConfig",
         "commands.models:models",

@@ -19,7 +19,7 @@ from openvjepa.weights.formats import hf
 from openvjepa.weights.formats.hf_settings import PREPROCESSOR
 from openvjepa.weights.formats.hf_settings import SETTINGS as HF_SETTINGS
 from openvjepa.weights.hub import SETTINGS, WEIGHTS, LoadedModel, known_config, load_model, save_model
-from openvjepa.weights.probes import V2_HEADS, probe_facts
+from openvjepa.weights.probes import V2_HEADS, probe_settings
 
 logger = logging.getLogger("openvjepa")
 
@@ -70,7 +70,7 @@ def write_meta(path: Path, model: LoadedModel) -> tuple[str, ...]:
     """Write a checkpoint as Meta does, and its probe in a file of its own beside it, each atomically.
 
     What Meta's files leave open is added as one entry `openvjepa`, which Meta's loaders pass over: of the checkpoint
-    {"model": fields of ModelConfig, "clip": fields of ClipProtocol}, of the probe {"probe": `probe_facts`, "labels": names or
+    {"model": fields of ModelConfig, "clip": fields of ClipProtocol}, of the probe {"probe": `probe_settings`, "labels": names or
     None}.
 
     Returns:
@@ -187,11 +187,11 @@ def _probe_container(probe: AttentiveClassifier, labels: tuple[str, ...] | None)
     state = _prefixed(probe, "" if style == "nano" else "module.")
     named = list(labels) if labels else None
     section: dict[str, Any] = {"classifiers": [state]} if style == "v2" else {"classifier": state}
-    return {**section, "epoch": 0, "openvjepa": {"probe": probe_facts(probe), "labels": named}}
+    return {**section, "epoch": 0, "openvjepa": {"probe": probe_settings(probe), "labels": named}}
 
 
 def _probe_notes(probe: AttentiveClassifier, encoder_heads: int) -> list[str]:
-    facts, notes = probe_facts(probe), []
+    facts, notes = probe_settings(probe), []
     heads = V2_HEADS if facts["style"] == "v2" else encoder_heads
     if facts["num_heads"] != heads:
         notes.append(

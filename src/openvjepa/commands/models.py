@@ -43,7 +43,7 @@ class ModelHere:
             "parameters_m": info.parameters,
             "img_size": config.image_hw[0],
             "num_frames": config.num_frames,
-            "licence": info.licence,
+            "license": info.license,
             "accuracy": dict(info.accuracy),
             "memory_gb": round(self.memory_gb, 2),
             "fits": self.fits,

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from openvjepa.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT")
+_SHOWN = 6  # wrong settings that an error names
 
 
 def from_mapping(kind: type[ConfigT], values: Any, *, where: str = "configuration") -> ConfigT:
@@ -20,15 +21,16 @@ def from_mapping(kind: type[ConfigT], values: Any, *, where: str = "configuratio
         where: what to call it in an error.
 
     Raises:
-        ConfigError: names every wrong key and value.
+        ConfigError: names the first wrong keys and values, and counts the others.
     """
     from pydantic import TypeAdapter, ValidationError  # slow to import, and help does without
 
     try:
         return TypeAdapter(kind).validate_python(values, extra="forbid")
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or where}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+        lines = [f"{'.'.join(map(str, e['loc']))[:80] or where}: {e['msg'][:200]}" for e in error.errors()]
+        more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+        raise ConfigError(f"{where}: {'; '.join(lines[:_SHOWN])}{more}") from None
 
 
 def read_yaml(kind: type[ConfigT], path: str | Path) -> ConfigT:
@@ -42,7 +44,7 @@ def read_yaml(kind: type[ConfigT], path: str | Path) -> ConfigT:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from None
+        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:300]}") from None
     return from_mapping(kind, values or {}, where=str(path))
 
 

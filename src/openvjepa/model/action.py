@@ -1,4 +1,4 @@
-"""The action-conditioned predictor of V-JEPA 2-AC: the next frame's features from actions and states (spec section 2).
+"""The action-conditioned predictor of V-JEPA 2-AC: the next frame's features from actions and states (Assran et al. 2025).
 
 Shapes: B clips, T time steps of h * w tokens of D channels; P channels inside the predictor.
 """

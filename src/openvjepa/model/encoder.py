@@ -1,4 +1,4 @@
-"""The video ViT of V-JEPA 1, 2 and 2.1 (Bardes et al. 2024, section 3; spec section 1; vjepa21 section 2).
+"""The video ViT of V-JEPA 1, 2 and 2.1 (Bardes et al. 2024, section 3; Assran et al. 2025; arXiv 2603.14482).
 
 Shapes: B clips of 3 x T x H x W, N = t * h * w tokens of D channels, K of them kept.
 """

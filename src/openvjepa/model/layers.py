@@ -1,4 +1,4 @@
-"""The layers that encoder, predictor and probes share (spec section 1.2).
+"""The layers that encoder, predictor and probes share (Meta's jepa and vjepa2, src/models/utils/modules.py).
 
 Shapes: B clips, N tokens, D channels, h heads.
 """
@@ -52,7 +52,7 @@ class Mlp(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """fc3(SiLU(fc1 x) * fc2 x): V-JEPA 2's option use_silu, which no released model uses (spec section 1.6)."""
+    """fc3(SiLU(fc1 x) * fc2 x): V-JEPA 2's option use_silu, which no released model uses."""
 
     def __init__(self, dim: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, rope: Rope | None = None, mask: Tensor | None = None) -> Tensor:
-        """[B, N, D] -> [B, N, D]; `rope` turns queries and keys; bool `mask`, [N, N] or
+        """[B, N, D] -> [B, N, D]; `rope` rotates queries and keys; bool `mask`, [N, N] or
         [B, 1, N, N], says who may look at whom."""
         q, k, v = (heads_first(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
         if rope is not None:  # its tables may be of higher precision
@@ -130,7 +130,7 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 ProbeStyle = Literal["v1", "nano", "v2"]
-"""How an attentive probe is built (spec section 6). v1: the cross-attention has an output projection in the file that the
+"""How an attentive probe is built. v1: the cross-attention has an output projection in the file that the
 forward pass skips, and further blocks work on the query. nano: as v1, projection applied (nano-JEPA). v2: no projection, and
 further blocks work on the tokens, before the cross-attention (V-JEPA 2, Hugging Face)."""
 
@@ -154,7 +154,7 @@ class CrossAttention(nn.Module):
 
 
 class CrossAttentionBlock(nn.Module):
-    """Cross-attention and MLP around a residual stream of queries, which are not normalised before the attention."""
+    """Cross-attention and MLP around a residual stream of queries, which are not normalized before the attention."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, *, eps: float, style: ProbeStyle) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class CrossAttentionBlock(nn.Module):
 def trunc_normal_(tensor: Tensor, std: float, bound: float = 2.0) -> Tensor:
     """Fill with draws of N(0, std^2), cut at the absolute values -bound and bound, by the inverse of its distribution.
 
-    The reference's method (spec 1.3), written out because torch's own has changed: a seed gives the same weights with
+    The reference's method, written out because torch's own has changed: a seed gives the same weights with
     every version. Draws from torch's global generator.
     """
     if tensor.is_meta:  # a model about to be loaded
@@ -201,7 +201,7 @@ def modality_embeddings(dim: int) -> tuple[nn.Parameter, nn.Parameter]:
 def rescale_blocks(blocks: nn.ModuleList, first: int = 1) -> None:
     """Divides the layers that end block number l, counted from `first`, by sqrt(2 l).
 
-    V-JEPA 2 starts so. V-JEPA 1 re-initialises its linear layers afterwards, so that it has no effect there (spec 1.3). Of a
+    V-JEPA 2 starts so. V-JEPA 1 initializes its linear layers again afterwards, so that it has no effect there. Of a
     SwiGLU it is the second input projection, as in the reference.
     """
     for number, block in enumerate(blocks, start=first):

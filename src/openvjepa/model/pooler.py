@@ -1,4 +1,4 @@
-"""The attentive probe: a learned query reads the frozen tokens (spec section 6)."""
+"""The attentive probe: a learned query reads the frozen tokens (Meta's jepa, src/models/attentive_pooler.py)."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def attentive_logits(heads: Sequence[AttentiveClassifier], tokens: Tensor) -> Te
 
     The same function as calling each probe, reordered. A probe has one query, so its keys and values need not be made
     for every token: q . (W_k x + b) = (W_k' q) . x + const, where softmax ignores the constant, and
-    sum a (W_v x + b) = W_v (sum a x) + b. The weights of the normalisation before them fold in likewise. What is left
+    sum a (W_v x + b) = W_v (sum a x) + b. The weights of the normalization before them fold in likewise. What is left
     for each token is one scalar product per attention head, D / h times cheaper than keys and values.
     """
     blocks: list[Any] = [head.pooler.cross_attention_block for head in heads]

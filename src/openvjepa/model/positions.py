@@ -1,6 +1,6 @@
 """Where a token stands: fixed sin-cos codes (V-JEPA 1) and rotations of queries and keys (V-JEPA 2 and 2.1).
 
-Spec sections 1.4 and 1.5; vjepa21 section 2.
+Meta's jepa, src/models/utils/pos_embs.py; vjepa2, src/models/utils/modules.py; arXiv 2603.14482.
 """
 
 from __future__ import annotations
@@ -82,18 +82,18 @@ BASE_SIZE = 256
 
 @dataclass(frozen=True)
 class Rope:
-    """Turns pairs of neighbouring channels of queries and keys by angles that follow from time, row and column.
+    """Rotates pairs of neighboring channels of queries and keys by angles that follow from time, row and column.
 
-    Both tables are [B or 1, 1, K, head_dim]; channels that are not turned have cosine 1 and sine 0.
+    Both tables are [B or 1, 1, K, head_dim]; channels that are not rotated have cosine 1 and sine 0.
     """
 
     cos: Tensor
     sin: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[B, h, K, head_dim] -> the same, turned."""
-        turned = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
-        return x * self.cos + turned * self.sin
+        """[B, h, K, head_dim] -> the same, rotated."""
+        rotated = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)
+        return x * self.cos + rotated * self.sin
 
 
 RopeTable = Literal["rope-tiled", "rope"]
@@ -102,13 +102,13 @@ RopeTable = Literal["rope-tiled", "rope"]
 def make_rope(places: Sequence[Tensor], head_dim: int, table: RopeTable, dtype: torch.dtype) -> Rope:
     """Rotations of tokens at given times, rows and columns.
 
-    A third of the head's channels (rounded down to an even number) turns with time, a third with the row, a third with the
+    A third of the head's channels (rounded down to an even number) is rotated with time, a third with the row, a third with the
     column; a remainder is left alone.
 
     Args:
         places: time, row and column, [B or 1, K] each.
         head_dim: channels of a head, even.
-        table: rope: both channels of pair k turn by angle k. rope-tiled: the angles are listed once and then once more, so
+        table: rope: both channels of pair k are rotated by angle k. rope-tiled: the angles are listed once and then once more, so
             that the two channels of a pair have different ones; not a rotation, but what V-JEPA 2 was trained with.
         dtype: of the frequencies (and of rope-tiled's angles); training has them in that of the queries.
     """

@@ -1,4 +1,4 @@
-"""The predictor: a narrow ViT that fills in the representation of masked tokens (spec section 2)."""
+"""The predictor: a narrow ViT that fills in the representation of masked tokens (Bardes et al. 2024, section 3)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Predictor(nn.Module):
     """Predicts the target encoder's features at masked positions from the context tokens.
 
     The sequence is the context and, for every target, a learned mask token in its place. V-JEPA 1 adds position codes and
-    V-JEPA 2 turns queries and keys, with the tokens sorted by place. V-JEPA 2.1 can read and predict several levels of the
+    V-JEPA 2 rotates queries and keys, with the tokens sorted by place. V-JEPA 2.1 can read and predict several levels of the
     encoder at once, tells images from videos, and has a second output for the context. Parameters carry the names of
     Meta's files.
     """
@@ -127,7 +127,7 @@ class Predictor(nn.Module):
 
 
 def diffuse(targets: Tensor) -> Tensor:
-    """Embedded targets [B, K, P], normalised and mixed with noise of a random strength for each sample (spec section 2).
+    """Embedded targets [B, K, P], normalized and mixed with noise of a random strength for each sample (an option of V-JEPA 1).
 
     Draws from torch's global generator: the strength, then the noise.
     """

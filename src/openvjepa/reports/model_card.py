@@ -69,7 +69,7 @@ def _license(source: str) -> str | None:
     """Of a published model, or as the card of a Hugging Face folder says; as Hugging Face writes licenses."""
     info = registry.find(source)
     if info is not None:
-        return info.licence.lower().replace(" ", "-")
+        return info.license.lower().replace(" ", "-")
     try:
         card = (Path(source) / "README.md").read_text(encoding="utf-8")
         front = yaml.safe_load(card.split("---")[1]) if card.startswith("---") else None

@@ -107,10 +107,10 @@ def _is_whole(tensor: Tensor) -> bool:
     return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
 
-def converted_facts(container: Mapping[str, Any]) -> Mapping[str, Any]:
+def converted_settings(container: Mapping[str, Any]) -> Mapping[str, Any]:
     """What `vjepa convert` adds to a file of Meta's layout, since Meta's own files leave it open; empty: nothing."""
-    facts = container.get("openvjepa")
-    return facts if isinstance(facts, dict) else {}
+    settings = container.get("openvjepa")
+    return settings if isinstance(settings, dict) else {}
 
 
 @contextlib.contextmanager

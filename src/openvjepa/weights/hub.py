@@ -24,7 +24,7 @@ from openvjepa.weights import registry
 from openvjepa.weights.download import fetch_hf, fetch_url
 from openvjepa.weights.files import (
     check_fit,
-    converted_facts,
+    converted_settings,
     load_strictly,
     read_container,
     read_settings,
@@ -43,7 +43,7 @@ from openvjepa.weights.formats.meta import (
     strip_prefixes,
 )
 from openvjepa.weights.loaded import LoadedModel
-from openvjepa.weights.probes import Probe, fill_probe, probe_facts, read_probe
+from openvjepa.weights.probes import Probe, fill_probe, probe_settings, read_probe
 from openvjepa.weights.protocols import clip_of_run, clip_of_settings, stored_clip
 
 WEIGHTS, SETTINGS, HF_SETTINGS = "model.safetensors", "model.yaml", "config.json"
@@ -65,7 +65,7 @@ def load_model(
             or `vjepa probe`, or one of its checkpoints.
         arch: ModelConfig fields that replace what the source says: for example {"num_heads": 3} for a foreign file of an
             unknown size, {"num_frames": 16, "img_size": 256} for a V-JEPA 2 file of your own, or {"img_size": 384}: position
-            codes of another clip shape are made anew.
+            codes of another clip shape are computed.
         probe: an attentive probe's file that belongs to it, or for a name the probe's own ("k400"); see `load_probe`.
         probe_heads: attention heads of the probe, where its file does not hold them and they follow from nothing else.
 
@@ -151,7 +151,7 @@ def save_model(
     if clip is not None:
         settings["clip"] = clip.to_mapping()
     if probe is not None:
-        metadata["classifier"] = {"probe": probe_facts(probe)} | ({"plan": plan} if plan else {})
+        metadata["classifier"] = {"probe": probe_settings(probe)} | ({"plan": plan} if plan else {})
         settings["classes"] = list(labels) if labels else [str(i) for i in range(probe.linear.out_features)]
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     with whole_file(Path(folder) / SETTINGS) as temporary:  # both files change within a moment, the small one last
@@ -206,13 +206,13 @@ def _load_own(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
     if not classifier:
         return model
     try:
-        facts = metadata["classifier"]["probe"]
+        stored = metadata["classifier"]["probe"]
         labels = settings.get("classes") or metadata["classifier"]["classes"]  # there before version 0.2
         if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
             raise TypeError("its classes are not a list of names")
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path / WEIGHTS}: its classifier cannot be read ({error})") from None
-    probe = fill_probe(facts, config.dims.embed_dim, len(labels), classifier, f"{path} (classifier)")
+    probe = fill_probe(stored, config.dims.embed_dim, len(labels), classifier, f"{path} (classifier)")
     return replace(model, probe=probe, labels=tuple(labels))
 
 
@@ -221,11 +221,11 @@ def _load_hf(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
     config = make_config({**to_mapping(found.config), **arch}, str(path)) if arch else found.config
     clip = stored_clip(found.preprocessing, config, str(path))
     model = _build(config, found.encoder, found.predictor or {}, str(path), "encoder", clip)
-    if found.probe is None or found.probe_facts is None:
+    if found.probe is None or found.probe_settings is None:
         return model
     classes = len(found.probe["linear.weight"])
-    facts = {"kind": "attentive", **found.probe_facts}
-    probe = fill_probe(facts, config.dims.embed_dim, classes, found.probe, f"{path} (classifier)")
+    stored = {"kind": "attentive", **found.probe_settings}
+    probe = fill_probe(stored, config.dims.embed_dim, classes, found.probe, f"{path} (classifier)")
     return replace(model, probe=probe, labels=found.labels)
 
 
@@ -238,15 +238,15 @@ def _load_container(container: Mapping[str, Any], path: Path, arch: Mapping[str,
         raise CheckpointError(f"{path}: no {', '.join(SECTIONS[:-1])} or {SECTIONS[-1]} in it, only {names}")
     encoder = strip_prefixes(container[section], f"{path} ({section})")
     predictor = strip_prefixes(container["predictor"], f"{path} (predictor)") if "predictor" in container else None
-    facts = converted_facts(container)
-    if isinstance(facts.get("model"), dict):
-        config = make_config({**facts["model"], **arch}, str(path))
+    stored = converted_settings(container)
+    if isinstance(stored.get("model"), dict):
+        config = make_config({**stored["model"], **arch}, str(path))
     else:
         config = infer_config(encoder, predictor, arch, str(path))
-    if facts.get("clip") is not None:
-        clip = stored_clip(facts["clip"], config, str(path))
+    if stored.get("clip") is not None:
+        clip = stored_clip(stored["clip"], config, str(path))
     else:
-        clip = ClipProtocol.of(config, antialias=bool(facts.get("antialias", False)))
+        clip = ClipProtocol.of(config, antialias=bool(stored.get("antialias", False)))
     return _build(config, encoder, predictor or {}, str(path), section, clip)
 
 

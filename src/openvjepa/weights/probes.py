@@ -16,15 +16,15 @@ from openvjepa.config.ranges import Config, Few, Share
 from openvjepa.errors import CheckpointError, ConfigError, shorten
 from openvjepa.model.layers import CrossAttentionBlock, ProbeStyle
 from openvjepa.model.pooler import PROBE_EPS, AttentiveClassifier, GridClassifier, LinearClassifier
-from openvjepa.weights.files import converted_facts, load_strictly, read_container
+from openvjepa.weights.files import converted_settings, load_strictly, read_container
 from openvjepa.weights.formats.meta import check_counts, strip_prefixes
 
 Probe = AttentiveClassifier | LinearClassifier | GridClassifier
 
 
 @dataclass(frozen=True)
-class _ProbeFacts(Config):
-    """`probe_facts`, read from a file."""
+class _ProbeSettings(Config):
+    """`probe_settings`, read from a file."""
 
     kind: Literal["attentive", "linear", "grid"]
     num_heads: Few | None = None
@@ -56,7 +56,7 @@ def load_probe(
         num_heads: attention heads, which the file does not hold; None: 16 for V-JEPA 2, else those of the known encoder of
             this width.
         style: how it is built; None: read off the tensors (no output projection: v2), and the names: nano-JEPA's files look
-            like those of V-JEPA 1 but for the prefix `module.`, and only nano-JEPA applies the projection (spec section 6).
+            like those of V-JEPA 1 but for the prefix `module.`, and only nano-JEPA applies the projection.
         head: which one, where the file holds several (V-JEPA 2 trains a grid of them; Meta's code takes the first).
 
     Raises:
@@ -89,14 +89,14 @@ def read_probe(
         several = "verb_classifier.weight" in state
         why = "an anticipation probe of EPIC-KITCHENS, which is not supported" if several else "not an attentive probe"
         raise CheckpointError(f"{source}: no linear.weight [classes, D]: {why}")
-    found = converted_facts(container).get("probe")
+    found = converted_settings(container).get("probe")
     stored: Mapping[str, Any] = found if isinstance(found, dict) else {}
-    if not set(stored) <= set(_ProbeFacts.__dataclass_fields__) or stored.get("kind", "attentive") != "attentive":
+    if not set(stored) <= set(_ProbeSettings.__dataclass_fields__) or stored.get("kind", "attentive") != "attentive":
         raise CheckpointError(f"{source}: its probe cannot be read (settings {shorten(stored)})")
     prefixed = any(str(key).startswith("module.") for key in section)
     built: ProbeStyle = style or stored.get("style") or _style(state, prefixed=prefixed)
     num_classes, embed_dim = state["linear.weight"].shape
-    facts = {
+    settings = {
         "kind": "attentive",
         "num_heads": num_heads or stored.get("num_heads") or _heads(embed_dim, built, encoder_heads, source),
         "depth": 1 + len({key.split(".")[2] for key in state if key.startswith("pooler.blocks.")}),
@@ -104,9 +104,9 @@ def read_probe(
         "style": built,
         "eps": stored.get("eps", PROBE_EPS),
     }
-    probe = fill_probe(facts, embed_dim, num_classes, state, str(source))
+    probe = fill_probe(settings, embed_dim, num_classes, state, str(source))
     assert isinstance(probe, AttentiveClassifier)
-    labels = converted_facts(container).get("labels")
+    labels = converted_settings(container).get("labels")
     if labels is None:
         return probe, None
     if not isinstance(labels, list) or len(labels) != num_classes or not all(isinstance(name, str) for name in labels):
@@ -114,7 +114,7 @@ def read_probe(
     return probe, tuple(labels)
 
 
-def probe_facts(probe: Probe) -> dict[str, Any]:
+def probe_settings(probe: Probe) -> dict[str, Any]:
     """What its tensors do not tell of a probe, as plain values for `fill_probe`."""
     if isinstance(probe, LinearClassifier):
         return {"kind": "linear"}
@@ -133,14 +133,14 @@ def probe_facts(probe: Probe) -> dict[str, Any]:
     }
 
 
-def fill_probe(facts: object, embed_dim: int, num_classes: int, state: Mapping[str, Tensor], source: str) -> Probe:
-    """A probe in eval mode from `probe_facts` and its tensors.
+def fill_probe(settings: object, embed_dim: int, num_classes: int, state: Mapping[str, Tensor], source: str) -> Probe:
+    """A probe in eval mode from `probe_settings` and its tensors.
 
     Raises:
-        CheckpointError: facts that make no probe, or tensors that do not fit.
+        CheckpointError: settings of no probe, or tensors that do not fit.
     """
     try:
-        built = from_mapping(_ProbeFacts, facts, where="probe")
+        built = from_mapping(_ProbeSettings, settings, where="probe")
     except ConfigError as error:
         raise CheckpointError(f"{source}: its probe cannot be read ({error})") from None
     if built.kind == "attentive":
@@ -169,7 +169,7 @@ def fill_probe(facts: object, embed_dim: int, num_classes: int, state: Mapping[s
 
 
 def _grid_probe(
-    built: _ProbeFacts, embed_dim: int, num_classes: int, state: Mapping[str, Tensor], source: str
+    built: _ProbeSettings, embed_dim: int, num_classes: int, state: Mapping[str, Tensor], source: str
 ) -> GridClassifier:
     """A grid probe without its weights, whose pooling matrix is in memory: the geometry is checked before it is made."""
     fits = "linear.weight" in state and state["linear.weight"].shape[-1] == embed_dim * prod(built.cells)

@@ -1,6 +1,7 @@
 """The published checkpoints of V-JEPA 1, 2 and 2.1: where they are, and what their files do not say.
 
-Addresses and accuracies: spec section 7.1, 7.3 and 8.5; vjepa21 section 1. A model has the name of the preset that pretrains
+Addresses and accuracies are those of Meta's repositories and papers (Bardes et al. 2024; Assran et al. 2025; arXiv 2603.14482).
+A model has the name of the preset that pretrains
 it, where there is one.
 """
 
@@ -28,7 +29,7 @@ class ModelInfo:
     """Fields of ModelConfig that build its encoder, with what the file does not hold: the clip it was trained with, heads."""
     parameters: float
     """Of the encoder, millions; without position codes, which are not learned."""
-    licence: str
+    license: str
     """Of the repository that publishes it, to the best of our knowledge: read it there before you rely on it."""
     url: str | None = None
     """Meta's file: a whole training checkpoint, several times the size of its encoder."""
@@ -115,7 +116,7 @@ _G384 = {**_G, "img_size": 384}
 # The probes of EPIC-KITCHENS (evals/ek100-vitl-256.pt, ek100-vitg-384.pt) have three heads; `load_probe` does not know them.
 _L_PROBES = {"ssv2": "ssv2-vitl-16x2x3.pt", "diving48": "diving48-vitl-256.pt"}
 _G_PROBES = {"ssv2": "ssv2-vitg-384-64x2x3.pt", "diving48": "diving48-vitg-384-32x4x3.pt"}
-# Where Hugging Face has a classifier, its figures are those of Meta's probe that it was converted from.
+# Where Hugging Face has a classifier, its accuracies are those of Meta's probe that it was converted from.
 _MODELS = (
     _v1("vitl16", 303.9, _L, 80.8, 69.5, 74.8),
     _v1("vith16", 631.6, _H, 82.0, 71.4, 75.9),
@@ -162,4 +163,4 @@ def suggest(name: str) -> str:
     """What to add to an error about an unknown name: the nearest one, and where the others are listed."""
     near = difflib.get_close_matches(name, [info.name for info in _MODELS], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f": {hint}`vjepa models` lists what there is"
+    return f": {hint}`vjepa models` lists all names"

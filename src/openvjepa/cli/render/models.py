@@ -42,7 +42,7 @@ def _table(found: Sequence[ModelHere]) -> Table:
         table.add_column(heading, no_wrap=True)
     for heading in ("M params", "px", "frames", "GB"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("here", "licence", "top-1, %"):
+    for heading in ("here", "license", "top-1, %"):
         table.add_column(heading)
     for model in found:
         table.add_row(
@@ -53,7 +53,7 @@ def _table(found: Sequence[ModelHere]) -> Table:
             str(model.config.num_frames),
             f"{model.memory_gb:.1f}{'!' if model.fits is False else ' '}",
             "" if model.path is None else "yes",
-            model.info.licence,
+            model.info.license,
             _accuracy(model.info),
         )
     return table
@@ -72,7 +72,7 @@ def _details(model: ModelHere) -> Table:
         "family": info.family,
         "encoder": f"{config.arch}, {info.parameters:.1f} M parameters",
         "clip": f"{config.num_frames} frames of {config.image_hw[0]} px",
-        "licence": f"{info.licence} (read it where the files are)",
+        "license": f"{info.license} (read it where the files are)",
         "top-1, %": _accuracy(info) or "none published",
         "memory": f"about {model.memory_gb:.1f} GB for one clip in float32{have}",
         **({"file": info.url} if info.url else {}),

@@ -1,6 +1,6 @@
 """Hugging Face's VJEPA2Model and VJEPA2ForVideoClassification: folders read and written without transformers.
 
-Every tensor arrives bit for bit; `hf_names` has the map (spec section 7.3).
+Every tensor arrives bit for bit; `hf_names` has the map.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class HFModel:
     """None: the upload has none (transformers gives it random weights)."""
     probe: dict[str, Tensor] | None
     """None: a model without a classifier."""
-    probe_facts: dict[str, Any] | None
+    probe_settings: dict[str, Any] | None
     """Arguments of AttentiveClassifier: num_heads, depth, style, eps."""
     preprocessing: dict[str, Any]
     """Fields of ClipProtocol that its video_preprocessor_config.json holds."""
@@ -72,16 +72,16 @@ def read_hf(folder: str | Path) -> HFModel:
     settings, where = read_json(folder / SETTINGS), str(folder / SETTINGS)
     config = read_config(settings, where)
     tensors = _read_weights(folder)
-    facts = None
+    probe = None
     if any(name.startswith(("pooler.", "classifier.")) for name in tensors):
         depth = 1 + whole_number(settings.get("num_pooler_layers", POOLER_DEPTH), f"{where}: num_pooler_layers")
-        facts = {"num_heads": config.dims.num_heads, "depth": depth, "style": "v2", "eps": ENCODER_EPS}
-    shapes = _shapes(config, facts, tensors, where)
+        probe = {"num_heads": config.dims.num_heads, "depth": depth, "style": "v2", "eps": ENCODER_EPS}
+    shapes = _shapes(config, probe, tensors, where)
     check_tensors(shapes, tensors, str(folder))
     found = {part: to_ours(part, names, tensors) for part, names in shapes.items()}
-    labels = read_labels(settings, len(found["probe"]["linear.weight"]), where) if facts else None
+    labels = read_labels(settings, len(found["probe"]["linear.weight"]), where) if probe else None
     return HFModel(
-        config, found["encoder"], found.get("predictor"), found.get("probe"), facts, read_preprocessor(folder), labels
+        config, found["encoder"], found.get("predictor"), found.get("probe"), probe, read_preprocessor(folder), labels
     )
 
 
@@ -200,27 +200,27 @@ def _notes(model: LoadedModel) -> tuple[str, ...]:
 
 
 def _check_counts(
-    config: ModelConfig, facts: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], where: str
+    config: ModelConfig, probe: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], where: str
 ) -> None:
     """The numbers of layers in config.json are those of the file, which are checked before any layer is built."""
     expected = {"num_hidden_layers": ("encoder.layer", config.dims.depth)}
     if any(name.startswith("predictor.") for name in tensors):
         expected["pred_num_hidden_layers"] = ("predictor.layer", config.predictor_depth)
-    if facts is not None:
-        expected["num_pooler_layers"] = ("pooler.self_attention_layers", facts["depth"] - 1)
+    if probe is not None:
+        expected["num_pooler_layers"] = ("pooler.self_attention_layers", probe["depth"] - 1)
     check_counts(expected, tensors, where)
 
 
-def _shapes(config: ModelConfig, facts: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], where: str) -> Shapes:
-    """Shapes of the model: encoder, predictor where there are tensors for it, probe where there are facts of it."""
-    _check_counts(config, facts, tensors, where)
+def _shapes(config: ModelConfig, probe: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], where: str) -> Shapes:
+    """Shapes of the model: encoder, predictor where there are tensors for it, probe where there are settings of it."""
+    _check_counts(config, probe, tensors, where)
     with torch.device("meta"):
         parts: dict[str, nn.Module] = {"encoder": Encoder(config)}
         if any(name.startswith("predictor.") for name in tensors):
             parts["predictor"] = Predictor(config)
-        if facts is not None:
+        if probe is not None:
             classes = tensors["classifier.bias"].numel() if "classifier.bias" in tensors else 1
-            parts["probe"] = AttentiveClassifier(config.dims.embed_dim, num_classes=classes, **facts)
+            parts["probe"] = AttentiveClassifier(config.dims.embed_dim, num_classes=classes, **probe)
     return {part: {name: value.shape for name, value in module.state_dict().items()} for part, module in parts.items()}
 
 
@@ -242,7 +242,7 @@ def _shards(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if not (folder / INDEX).exists():
         pickled = sorted(path.name for path in folder.glob("*.bin"))
-        hint = f" ({pickled[0]} is a pickle, which can hold code: save it anew as safetensors)" if pickled else ""
+        hint = f" ({pickled[0]} is a pickle, which can hold code: save it as safetensors)" if pickled else ""
         raise CheckpointError(f"{folder / WEIGHTS}: no such file{hint}")
     places = read_json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):

@@ -1,4 +1,4 @@
-"""Names of tensors in Hugging Face's VJEPA2 models: one map, used both ways (spec section 7.3).
+"""Names of tensors in Hugging Face's VJEPA2 models: one map, used both ways.
 
 A name of ours stands for one tensor of theirs, or for several one under another (queries, keys, values).
 """

@@ -157,7 +157,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def preprocessor(clip: ClipProtocol) -> dict[str, Any]:
-    """How frames are prepared: resized to cover the crop with a margin, cropped in the centre, normalized."""
+    """How frames are prepared: resized to cover the crop with a margin, cropped in the center, normalized."""
     crop = clip.size[0]
     return {
         "crop_size": {"height": crop, "width": crop},

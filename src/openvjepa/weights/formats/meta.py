@@ -1,4 +1,4 @@
-"""Meta's files to our modules: prefixes, the section to take, and geometry read off the tensors (spec section 7).
+"""Meta's files to our modules: prefixes, the section to take, and geometry read off the tensors.
 
 Parameters of our modules carry Meta's names, so that files of V-JEPA 1, 2, 2.1 and nano-JEPA differ in prefixes only. What
 the files do not hold (attention heads, and the clip's shape where positions are rotary) follows from published sizes or
@@ -29,7 +29,7 @@ V1_MASK_TOKENS, V2_MASK_TOKENS = 2, 10
 ROPE_PREDICTOR = (384, 12)
 """Width and attention heads of the published predictors of V-JEPA 2 and 2.1."""
 LEVELS = {12: (2, 5, 8, 11), 24: (5, 11, 17, 23), 40: (9, 19, 29, 39), 48: (11, 23, 37, 47)}
-"""Blocks with a norm of their own in V-JEPA 2.1, by depth (vjepa21, section 1)."""
+"""Blocks with a norm of their own in V-JEPA 2.1, by depth (the configurations of its repository)."""
 CODE_TOLERANCE = 1e-2  # stored codes differ from exact ones by an EMA's rounding, at most; from another grid's by ~1
 
 

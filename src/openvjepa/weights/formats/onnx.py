@@ -74,16 +74,16 @@ def write_onnx(folder: Path, model: LoadedModel) -> tuple[str, ...]:
         for name in (DATA, ONNX):
             if (Path(work) / name).exists():
                 (Path(work) / name).replace(folder / name)
-    facts = {**onnx_facts(model), "max_difference": difference}
-    write_file(folder / FACTS, (json.dumps(facts, indent=2) + "\n").encode())
+    metadata = {**onnx_metadata(model), "max_difference": difference}
+    write_file(folder / FACTS, (json.dumps(metadata, indent=2) + "\n").encode())
     return (f"onnxruntime gives our numbers, to {difference:.1e}",)
 
 
-def onnx_facts(model: LoadedModel) -> dict[str, Any]:
+def onnx_metadata(model: LoadedModel) -> dict[str, Any]:
     """model.json: input and output of model.onnx, how to prepare frames, and the names of the classes."""
     config, grid = model.config, model.config.grid
     height, width = config.image_hw
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "task": "encoder" if model.probe is None else "classifier",
         "source": Path(model.source).resolve().name,
         "openvjepa": __version__,
@@ -96,23 +96,23 @@ def onnx_facts(model: LoadedModel) -> dict[str, Any]:
             "std": model.clip.std,
             "frame_step": model.clip.frame_step,
             "fps": model.clip.fps,
-            "normalise": "(pixel / 255 - mean) / std",
+            "normalize": "(pixel / 255 - mean) / std",
             "resize": {
                 "cover": [int(height * model.clip.margin), int(width * model.clip.margin)],
                 "interpolation": "bilinear",
                 "antialias": model.clip.antialias,
-                "crop": "centre",
+                "crop": "center",
             },
         },
     }
     if model.probe is None:
         tokens = {"name": "tokens", "dtype": "float32", "shape": ["batch", grid.tokens, config.dims.embed_dim]}
-        facts["output"] = {**tokens, "grid": {"time": grid.t, "height": grid.h, "width": grid.w}}
+        metadata["output"] = {**tokens, "grid": {"time": grid.t, "height": grid.h, "width": grid.w}}
     else:
         classes = model.probe.linear.out_features
-        facts["output"] = {"name": "logits", "dtype": "float32", "shape": ["batch", classes]}
-        facts["labels"] = model.labels
-    return facts
+        metadata["output"] = {"name": "logits", "dtype": "float32", "shape": ["batch", classes]}
+        metadata["labels"] = model.labels
+    return metadata
 
 
 def _export(path: Path, model: LoadedModel) -> None:
