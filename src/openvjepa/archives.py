@@ -18,22 +18,24 @@ def check_archive(path: Path) -> None:
     once, a chunk at a time (about 5 GB/s where it is in memory already).
 
     Raises:
-        CheckpointError: a member is compressed, damaged, or larger than the file.
+        CheckpointError: there is no such file, or a member is compressed, damaged, or larger than the file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise CheckpointError(
-                    f"{path}: is compressed, which torch never does: unpack it and pack it again without compression "
-                    "(zip -0 -r)"
+                    f"{path}: damaged or not a checkpoint (is compressed, which torch never does): unpack it and pack it "
+                    "again without compression (zip -0 -r)"
                 )
             if sum(member.file_size for member in members) > path.stat().st_size:
-                raise CheckpointError(f"{path}: damaged (its members are larger than the file)")
+                raise CheckpointError(f"{path}: damaged or not a checkpoint (its members are larger than the file)")
             for member in members:
                 with archive.open(member) as file:  # compares the checksum at the end
                     while file.read(_CHUNK):
                         pass
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, LookupError) as error:
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0][:120]
-        raise CheckpointError(f"{path}: cannot be read (damaged: {reason})") from None
+        raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason})") from None

@@ -6,21 +6,20 @@ import logging
 import pickle
 import re
 import struct
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from openvjepa.archives import check_archive
 from openvjepa.atomic import replacing
 from openvjepa.errors import CheckpointError
 
 logger = logging.getLogger("openvjepa")
 
 _NAME = re.compile(r"step-\d{8,}\.pt")
-# What zipfile and torch.load raise for damaged files (found by flipping and cutting bytes); RuntimeError is torch's word.
-_DAMAGE = (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
+# What torch.load raises for damaged files (found by flipping and cutting bytes); RuntimeError is torch's word.
+_DAMAGE = (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError)
 # What torch's reader of pickles raises for streams that are well formed and make no sense.
 _NONSENSE = (TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError, MemoryError, struct.error)
 
@@ -85,16 +84,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: missing, torn, damaged (every byte is checked) or not a checkpoint.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            packed = [item.filename for item in archive.infolist() if item.compress_type != zipfile.ZIP_STORED]
-            if packed:
-                raise zipfile.BadZipFile(f"{packed[0]} in it is compressed")
-            torn = archive.testzip()  # torch.load does not compare checksums
-        if torn is not None:
-            raise zipfile.BadZipFile(f"wrong checksum of {torn}")
+        check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
     except (*_DAMAGE, *_NONSENSE) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason})") from None
