@@ -34,7 +34,8 @@ def large(tmp_path: Path) -> Path:
 
 
 def clip(reader: FrameReader, path: str) -> np.ndarray:
-    return reader.frames(path, ClipSpec(4, 2), 0.4, reader.video(path))
+    record = VideoRecord(path)
+    return reader.frames(record, ClipSpec(4, 2), 0.4, reader.video(record))
 
 
 def test_small_videos_are_kept_as_they_are(shapes: Path) -> None:

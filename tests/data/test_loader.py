@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from openvjepa.config import DataConfig, MaskConfig, MaskingConfig, ModelConfig, ShapesConfig
 from openvjepa.data.clips import ClipSpec
+from openvjepa.data.cores import process_count
 from openvjepa.data.frame_cache import FrameReader
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader, worker_count
@@ -149,7 +150,7 @@ def test_bad_files_leave_the_weights_of_the_sources_alone(shapes: Path, tmp_path
     data = DataConfig(frame_step=1, mix=(1.0, 3.0), cache=True)
     dataset = PretrainBatches((str(shapes), str(tmp_path)), data, MODEL, MaskingConfig(), seed=0, micro_batch=4)
     readable, read = dataset.reader.frames, []
-    dataset.reader.frames = lambda path, *rest: (read.append(path), readable(path, *rest))[1]  # type: ignore[method-assign]
+    dataset.reader.frames = lambda record, *rest: (read.append(record.path), readable(record, *rest))[1]  # type: ignore[method-assign]
     for number in range(600):
         dataset._sample(number, {})
     assert len(read) == 600
@@ -219,8 +220,9 @@ def test_a_bad_file_is_replaced_from_its_own_source_where_some_videos_are_held_o
     assert drawn == {*good[:2], str(tmp_path / "bad.mp4")}
 
 
-def test_a_million_workers_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+def test_more_workers_than_the_computer_has_use_for_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     assert worker_count(DataConfig(workers=0)) == 0
     assert worker_count(DataConfig(workers=3)) == 3
-    assert worker_count(DataConfig(workers=256)) <= 61
-    assert "256 workers are more" in caplog.text
+    assert process_count(1_000_000, 2_000_000) <= 61
+    assert "1000000 workers are more" in caplog.text
+    assert process_count(1_000_000, 2) == 2

@@ -179,7 +179,7 @@ def test_labels_splits_and_other_columns(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         make(tmp_path / "in" / f"{name}.mp4")
     text = (
-        "path,action,scene,split\na.mp4,run,park,train\nb.mp4,jump,,test\nc.mp4,run,street,train\na.mp4,run,town,val\n"
+        "path,action,scene,split\na.mp4,run,park,train\nb.mp4,jump,,test\nc.mp4,run,street,train\na.mp4,run,park,val\n"
     )
     (tmp_path / "in" / "index.csv").write_text(text)
     report = run(tmp_path / "in", tmp_path / "out")

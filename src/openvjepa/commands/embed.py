@@ -159,7 +159,8 @@ def _encode(
 def _entry(index: VideoIndex, place: int) -> Entry:
     record = index.records[place]
     name = None if record.label is None or index.classes is None else index.classes[record.label]
-    return {"path": record.path, "label": name, "split": record.split}
+    part = {"start": record.start, "end": record.end} if record.is_part else {}
+    return {"path": record.path, "label": name, "split": record.split, **part}
 
 
 def reduce_tokens(tokens: Tensor, height: int, width: int, what: str) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openvjepa.config import EvaluateConfig, TrainConfig, command, to_mapping
+from openvjepa.data.lists.cells import safe_cell
 from openvjepa.errors import ConfigError
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.inference.ensemble import Member, ask, check_combinable, load_members, to_device
@@ -77,8 +78,10 @@ def _write_predictions(result: EvaluateResult) -> None:
     path = result.out / "predictions.csv"
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "label", *names])
+        parts = any(record.is_part for record in result.index.records)
+        writer.writerow(["path", *(("start", "end") if parts else ()), "label", *map(safe_cell, names)])
         for row, record in enumerate(result.index.records):
             said = [(int(v.probabilities[row].argmax()), float(v.probabilities[row].max())) for v in result.evaluations]
             cells = [cell for best, share in said for cell in (result.classes[best], f"{share:.6f}")]
-            writer.writerow([record.path, result.classes[result.labels[row]], *cells])
+            times = [record.start, record.end] if parts else []
+            writer.writerow(map(safe_cell, [record.path, *times, result.classes[result.labels[row]], *cells]))

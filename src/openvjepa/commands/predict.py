@@ -23,7 +23,7 @@ from openvjepa.inference.windows import follow
 from openvjepa.reports.video import annotate_video, draw_timeline
 from openvjepa.train.distributed import Runtime, make_runtime
 
-LISTS = (".txt", ".csv")
+LISTS = (".txt", ".csv", ".tsv", ".json")
 
 
 @command(PredictConfig, "videos")
@@ -46,8 +46,8 @@ def predict(config: PredictConfig) -> list[Prediction]:
     if not config.model:
         raise ConfigError("no model given: --model names the run folder of a probe or fine-tuning")
     wanted = list(_expand(config.videos))
-    records = tuple(VideoRecord(path) for path, error in wanted if error is None)
-    _check_files(config, [path for path, _ in wanted])
+    records = tuple(record for record, error in wanted if error is None)
+    _check_files(config, [record for record, _ in wanted])
     segments = config.segments if config.window is None else config.segments or 1
     shown = {"segments": segments, "views": config.views, "placement": config.placement, "fit": config.fit}
     members = load_members(config.model, records, frame_step=config.frame_step, fps=config.fps, **shown)
@@ -62,8 +62,11 @@ def predict(config: PredictConfig) -> list[Prediction]:
     return predictions
 
 
-def _check_files(config: PredictConfig, paths: Sequence[str]) -> None:
-    """Fail before the work when the files of a long video cannot be meant."""
+def _check_files(config: PredictConfig, records: Sequence[VideoRecord]) -> None:
+    """Fail before the work when the files of a long video, or parts of videos, cannot be meant."""
+    paths = [record.path for record in records]
+    if config.window is not None and any(record.is_part for record in records):
+        raise ConfigError("window follows whole videos, but the list has columns start and end: name the files instead")
     for name, suffix in (("csv", ".csv"), ("timeline", ".png"), ("annotate", ".mp4")):
         target = getattr(config, name)
         if target is None:
@@ -79,16 +82,16 @@ def _check_files(config: PredictConfig, paths: Sequence[str]) -> None:
 def _predict(
     config: PredictConfig,
     members: Sequence[Member],
-    wanted: Sequence[tuple[str, str | None]],
+    wanted: Sequence[tuple[VideoRecord, str | None]],
     records: tuple[VideoRecord, ...],
     runtime: Runtime,
 ) -> list[Prediction]:
-    """Predictions in the order of `wanted`, (path, why it cannot be used)."""
+    """Predictions in the order of `wanted`, (video, why it cannot be used)."""
     if config.window is None:
         found = _classify(config, members, records, runtime)
     else:
         found = (_follow(config, members, record.path, runtime) for record in records)
-    return [Prediction(path, (), error) if error else next(found) for path, error in wanted]
+    return [Prediction(record.path, (), error) if error else next(found) for record, error in wanted]
 
 
 def _classify(
@@ -100,7 +103,7 @@ def _classify(
     answers = answers_of(members, said.probabilities, config.combine or "mean", config.top)
     for place, (record, answer) in enumerate(zip(records, answers, strict=True)):
         reason = said.skipped.get(place)
-        yield Prediction(record.path, () if reason else answer, reason)
+        yield Prediction(record.name, () if reason else answer, reason)
 
 
 def _follow(config: PredictConfig, members: Sequence[Member], path: str, runtime: Runtime) -> Prediction:
@@ -127,17 +130,17 @@ def _write(config: PredictConfig, timelines: Sequence[Timeline]) -> None:
         annotate_video(Path(config.annotate), timelines[0])
 
 
-def _expand(videos: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """(path, why it cannot be used, if so) of every video in files, folders and lists."""
+def _expand(videos: Sequence[str]) -> Iterator[tuple[VideoRecord, str | None]]:
+    """(video, why it cannot be used, if so) of every video in files, folders and lists."""
     for name in videos:
         path = Path(name)
         if not path.is_dir() and path.suffix.lower() not in LISTS:
-            yield name, None
+            yield VideoRecord(name), None
             continue
         try:
             records = read_index(path).records
         except DataError as error:
-            yield name, str(error).removeprefix(f"{path}: ")
+            yield VideoRecord(name), str(error).removeprefix(f"{path}: ")
             continue
         for record in records:
-            yield record.path, None
+            yield record, None

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from openvjepa.data.cores import process_count
@@ -89,6 +89,7 @@ def check_index(source: str | Path, *, label: str | None = None, workers: int | 
                 else:
                     bad[path] = result
                 meter.show(done)
+        bad |= _missing_parts(index, good)
     except BrokenProcessPool:
         raise DataError(f"{source}: a decoding process died, perhaps for lack of memory: use fewer workers") from None
     return CheckReport(index, tuple(good), bad)
@@ -96,6 +97,19 @@ def check_index(source: str | Path, *, label: str | None = None, workers: int | 
 
 def _files(index: VideoIndex) -> tuple[str, ...]:
     return tuple(dict.fromkeys(record.path for record in index.records))
+
+
+def _missing_parts(index: VideoIndex, good: Iterable[VideoInfo]) -> dict[str, str]:
+    """Parts that lie outside of their videos -> reason."""
+    durations, missing = {info.path: info.duration for info in good}, {}
+    for record in index.records:
+        duration = durations.get(record.path)
+        if record.is_part and duration is not None:
+            try:
+                replace(record, duration=duration)
+            except DataError as error:
+                missing[record.name] = str(error).removeprefix(f"{record.path}: ")
+    return missing
 
 
 def _probe(path: str) -> VideoInfo | str:

@@ -122,6 +122,7 @@ def read_clip(
     frame_step: int | None = 4,
     fps: float | None = None,
     start: float | None = None,
+    part: tuple[float, float] | None = None,
 ) -> Tensor:
     """One clip of a video, a frame folder or a still image.
 
@@ -131,16 +132,18 @@ def read_clip(
         frame_step: every n-th frame of the video; ignored when fps is given.
         fps: frames per second of the clip.
         start: s from the first frame; None: the clip lies in the middle of the video.
+        part: start and end, s, of the part of the video that the clip is cut from; `start` counts from there.
 
     Returns:
         uint8 [num_frames, H, W, 3], RGB, upright. A video that is shorter than the clip ends on its last frame, repeated.
 
     Raises:
         ConfigError: num_frames, frame_step or fps is not above 0, or start is negative or not finite.
-        VideoError: the file cannot be read.
+        VideoError: the file cannot be read, or has no such part.
     """
     spec = ClipSpec(num_frames, frame_step if fps is None else None, fps)
-    video = open_video(path)
+    first, last = part or (None, None)
+    video = open_video(path, start=first, end=last)
     begin = spec.segment_starts(video, 1)[0] if start is None else start
     return torch.from_numpy(video.frames([int(i) for i in spec.indices(video, begin)]).frames)
 

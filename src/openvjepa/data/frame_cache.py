@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoRecord
 from openvjepa.data.transforms import channels_first, resize
-from openvjepa.data.video import Video, open_video
+from openvjepa.data.video import Video
 from openvjepa.errors import DataError, VideoError
 from openvjepa.machine import available_memory, size_text
 
@@ -75,22 +75,22 @@ class FrameReader:
         self.folder = tempfile.TemporaryDirectory(prefix="openvjepa-frames-")
         _log.info("keeping decoded frames on disk, in %s: about %s", self.folder.name, size_text(needed))
 
-    def video(self, path: str) -> Video:
-        """The open video."""
-        return self.videos[path] if path in self.videos else open_video(path)
+    def video(self, record: VideoRecord) -> Video:
+        """The open video, or the part of it that the record means."""
+        return self.videos[record.name] if record.name in self.videos else record.open()
 
-    def frames(self, path: str, spec: ClipSpec, start: float, video: Video) -> NDArray[np.uint8]:
+    def frames(self, record: VideoRecord, spec: ClipSpec, start: float, video: Video) -> NDArray[np.uint8]:
         """Frames of the clip that starts at `start` s, uint8 [T, H, W, 3]."""
-        indices = spec.indices(video, start)
-        if self.short_side is not None and path not in self.kept:
+        indices, name = spec.indices(video, start), record.name
+        if self.short_side is not None and name not in self.kept:
             try:
-                self.videos[path], self.kept[path] = video, self._keep(video, self.short_side)
+                self.videos[name], self.kept[name] = video, self._keep(video, self.short_side)
             except MemoryError:
                 raise DataError(
                     f"out of memory: data.cache keeps every decoded video, and there was room for {len(self.kept)}: leave "
                     "--cache out, or make small copies with `vjepa data prepare`"
                 ) from None
-        whole = self.kept.get(path)
+        whole = self.kept.get(name)
         return video.frames([int(i) for i in indices]).frames if whole is None else np.asarray(whole[indices])
 
     def _keep(self, video: Video, short_side: int) -> NDArray[np.uint8] | None:
@@ -131,7 +131,7 @@ def estimate(records: Sequence[VideoRecord], short_side: int) -> int:
     sizes = []
     for place in places:
         try:
-            video = open_video(records[place].path)
+            video = records[place].open()
             _, height, width, _ = video.frames([0]).frames.shape
             height, width = kept_size(height, width, short_side)
         except VideoError:

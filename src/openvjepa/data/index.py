@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from openvjepa.data.files import expanded, why_not_readable
+from openvjepa.data.lists.activitynet import read_activitynet
 from openvjepa.data.lists.folders import BY_FOLDER, read_folder
 from openvjepa.data.lists.tables import beside, list_rows, read_table, table_rows
 from openvjepa.data.records import SPLITS, Row, VideoIndex, VideoRecord, sorted_classes
@@ -36,7 +37,9 @@ def read_index(source: str | Path, *, label: str | None = None) -> VideoIndex:
             - a folder of class folders, also train/, val/, test/ of them: the label of a file is the name of the top folder
               that it lies in, however deep; files beside the class folders have no label;
             - a CSV with a header: a column `path` (or file, filename, video, video_path), label columns, optional `split`,
-              `frames`, `fps`, `duration`; separated by commas, semicolons or tabs;
+              `frames`, `fps`, `duration`, `start`, `end`; separated by commas, semicolons or tabs. With start or end (seconds),
+              a row means that part of its video, and clips are cut from there alone;
+            - ActivityNet's JSON of segments (`database`, with `annotations`), beside or above its videos;
             - a list of `path label` lines with integer labels, or of paths alone;
             - a single video or image.
             Paths in a file are relative to its folder; `~` is the home directory.
@@ -44,7 +47,8 @@ def read_index(source: str | Path, *, label: str | None = None) -> VideoIndex:
             index has no labels.
 
     Raises:
-        DataError: missing, empty or malformed; a wrong row is named by its line.
+        DataError: missing, empty or malformed; a wrong row is named by its line. Or the same video (or part of it) has two
+            labels.
     """
     path = expanded(source)
     if not path.exists():
@@ -56,6 +60,8 @@ def read_index(source: str | Path, *, label: str | None = None) -> VideoIndex:
         return _read_text(table, label) if table else _index(path, read_folder(path), BY_FOLDER)
     if path.suffix.lower() in MEDIA_EXTENSIONS:
         return VideoIndex((VideoRecord(str(path)),), None, str(path))
+    if path.suffix.lower() == ".json":
+        return _index(path, read_activitynet(path), "annotations of the file")
     return _read_text(path, label)
 
 
@@ -95,7 +101,21 @@ def _index(path: Path, rows: Sequence[Row], labels_from: str) -> VideoIndex:
         replace(row.record, path=str(beside(folder, row.record.path)), label=number[row.label] if row.label else None)
         for row in rows
     )
+    _check_labels(path, records, classes)
     return VideoIndex(records, classes or None, str(path), labels_from=labels_from if classes else "")
+
+
+def _check_labels(path: Path, records: Sequence[VideoRecord], classes: Sequence[str]) -> None:
+    """Refuse the same video, or the same part of it, with two labels."""
+    known: dict[str, int] = {}
+    for record in records:
+        if record.label is None:
+            continue
+        if (first := known.setdefault(record.name, record.label)) != record.label:
+            what = "" if record.is_part else ": give columns start and end where its parts differ"
+            raise DataError(
+                f"{path}: {record.name} has the labels {classes[first]!r} and {classes[record.label]!r}{what}"
+            )
 
 
 def stratified_split(index: VideoIndex, *, val: float, test: float, seed: int) -> VideoIndex:

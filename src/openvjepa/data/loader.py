@@ -20,7 +20,7 @@ from openvjepa.data.frame_cache import FrameReader, kept_short_side
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.masks import sample_masks
 from openvjepa.data.transforms import chosen_fit, eval_views, train_transform, view_count
-from openvjepa.data.video import Video, open_video
+from openvjepa.data.video import Video
 from openvjepa.data.views import View, ViewMaker
 from openvjepa.errors import ConfigError, DataError, OpenVJEPAError, VideoError, printable
 from openvjepa.interrupts import leave_signals_to_parent
@@ -158,11 +158,11 @@ class PretrainBatches(Dataset[Batch]):
             record = self.records[which]
             generator = seeded(self.seed, _CLIP, number, attempt)
             try:
-                video = self.reader.video(record.path)
+                video = self.reader.video(record)
                 start = self.spec.random_start(video, generator)
-                frames = self.reader.frames(record.path, self.spec, start, video)
+                frames = self.reader.frames(record, self.spec, start, video)
             except VideoError as error:
-                bad[record.path] = error.reason
+                bad[record.name] = error.reason
                 which = self._replacement(which, number, attempt)
                 continue
             clip = train_transform(
@@ -304,7 +304,7 @@ class EvalClips(Dataset[tuple[Tensor, int, str]]):
 
     def __getitem__(self, item: int) -> tuple[Tensor, int, str]:
         try:
-            video = open_video(self.index.records[item].path)
+            video = self.index.records[item].open()
             clips = self._random(video, item) if self.augment else self._fixed(video)
         except VideoError as error:
             empty = torch.zeros((self.clips_per_video, 3, self.spec.num_frames, *self.size), dtype=torch.uint8)

@@ -22,13 +22,13 @@ from filelock import FileLock, Timeout
 
 from openvjepa.atomic import replacing
 from openvjepa.config import PrepareConfig
-from openvjepa.data import video as reader
 from openvjepa.data.cores import process_count
 from openvjepa.data.files import expanded
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.lists.cells import csv_text
 from openvjepa.data.lists.tables import read_table
+from openvjepa.data.timestamps import pictures, table_of
 from openvjepa.data.transcode import Facts, copy_picture, copy_video
 from openvjepa.data.video import MEDIA_EXTENSIONS
 from openvjepa.errors import DataError, VideoError, printable
@@ -205,7 +205,7 @@ def _jobs(files: Mapping[str, str], config: PrepareConfig, common: str) -> dict[
 def _state(path: str) -> tuple[int, int]:
     """Bytes and time of change of a file, or of all images of a folder; (0, 0) where there is nothing."""
     try:
-        stats = [file.stat() for file in reader._pictures(path) or [Path(path)]]
+        stats = [file.stat() for file in pictures(path) or [Path(path)]]
     except (OSError, VideoError):  # reading it will say why
         return 0, 0
     return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
@@ -315,7 +315,7 @@ def _copy(job: _Job, out: str) -> _Copy | str:
     except VideoError as error:
         return error.reason if error.path == job.source else str(error)
     finally:
-        reader._table.cache_clear()  # no file is opened again
+        table_of.cache_clear()  # no file is opened again
     return _Copy(job, facts, _size(target))
 
 
@@ -332,11 +332,19 @@ def _write_index(index: VideoIndex, job_of: Mapping[str, _Job], done: Mapping[_J
 def _columns(index: VideoIndex) -> list[dict[str, str]]:
     """What the source says about each video, column by column: those of a CSV, or path, label and split."""
     source = Path(index.source)
-    if source.is_file() and source.suffix.lower() not in MEDIA_EXTENSIONS and (table := read_table(source)):
+    if source.is_file() and source.suffix.lower() not in {*MEDIA_EXTENSIONS, ".json"} and (table := read_table(source)):
         return list(table.rows)
     names = [*(index.classes or ()), ""]  # the label -1, none, is the last
     found = zip(index.records, index.labels, strict=True)
-    return [{"path": record.path, "label": names[label], "split": record.split or ""} for record, label in found]
+    rows = [{"path": record.path, "label": names[label], "split": record.split or ""} for record, label in found]
+    if any(record.is_part for record in index.records):
+        for row, record in zip(rows, index.records, strict=True):
+            row |= {"start": _time(record.start), "end": _time(record.end)}
+    return rows
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else repr(seconds)
 
 
 def _write_errors(bad: Mapping[str, str], damaged: Mapping[str, int], path: Path) -> None:

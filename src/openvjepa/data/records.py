@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+
+from openvjepa.data.video import LATE, Video, open_video
+from openvjepa.errors import DataError
 
 SPLITS = ("train", "val", "test")
 
@@ -23,9 +27,58 @@ class VideoRecord:
     """Frames per second."""
     duration: float | None = None
     """Seconds."""
+    start: float | None = None
+    """Start of the part of the video that is meant, s; None: its beginning."""
+    end: float | None = None
+    """End of that part, s; None: the end of the video."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", os.fspath(self.path))
+        if reason := self._wrong_part():
+            raise DataError(f"{self.path}: {reason}")
+
+    def _wrong_part(self) -> str | None:
+        """Why start and end cannot be meant."""
+        if not self.is_part:
+            return None
+        start, end = 0.0 if self.start is None else self.start, self.end
+        if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
+            return f"start {self.start} and end {end}: they must be seconds from 0 on, the end after the start"
+        if self.duration is not None and (start >= self.duration or (end or 0.0) > self.duration + LATE):
+            return f"start {self.start} and end {end} lie outside of its duration, {self.duration:g} s"
+        return None
+
+    @property
+    def is_part(self) -> bool:
+        """Whether only a part of the video is meant."""
+        return self.start is not None or self.end is not None
+
+    @property
+    def name(self) -> str:
+        """The path, of a part with its times: the same for the same frames of the same file."""
+        if not self.is_part:
+            return self.path
+        return f"{self.path} [{_seconds(self.start or 0.0)}-{'' if self.end is None else _seconds(self.end)} s]"
+
+    def open(self, *, threads: int = 1) -> Video:
+        """The video, or the part of it that is meant.
+
+        Raises:
+            VideoError: it cannot be read, or has no such part.
+        """
+        return open_video(self.path, threads=threads, start=self.start, end=self.end)
+
+    def overlaps(self, other: VideoRecord) -> bool:
+        """Whether two records show the same frames of the same file, by its path."""
+        if os.path.abspath(self.path) != os.path.abspath(other.path):
+            return False
+        ends = (math.inf if record.end is None else record.end for record in (self, other))
+        own_end, other_end = ends
+        return (self.start or 0.0) < other_end and (other.start or 0.0) < own_end
+
+
+def _seconds(time: float) -> str:
+    return f"{time:.3f}".rstrip("0").rstrip(".")
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,7 @@ def splits_csv(splits: Mapping[str, VideoIndex]) -> bytes:
 
 def span_of(record: VideoRecord) -> Span:
     """Start and end of the part of a video that a list names, s."""
-    start, end = getattr(record, "start", None), getattr(record, "end", None)
-    return (_WHOLE[0] if start is None else start), (_WHOLE[1] if end is None else end)
+    return (_WHOLE[0] if record.start is None else record.start), (_WHOLE[1] if record.end is None else record.end)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 from openvjepa.config import SplitConfig
-from openvjepa.data.index import VideoIndex, read_index, sorted_classes, stratified_split
+from openvjepa.data.index import VideoIndex, VideoRecord, read_index, sorted_classes, stratified_split
 from openvjepa.errors import ConfigError, DataError
 
 _NEEDS = "a classifier needs class folders, a list of `path label` lines, or a CSV with a label column"
@@ -50,7 +50,7 @@ def check_splits(splits: dict[str, VideoIndex]) -> None:
     Raises:
         DataError: names the split or the class.
     """
-    trained, seen = set(splits["train"].labels), _paths(splits["train"])
+    trained, seen = set(splits["train"].labels), _by_path(splits["train"])
     for name, index in splits.items():
         if not len(index):
             raise DataError(f"{index.source}: no videos in the split {name}: add videos, or mark or give some for it")
@@ -61,14 +61,22 @@ def check_splits(splits: dict[str, VideoIndex]) -> None:
             raise DataError(
                 f"{index.source}: the split {name} has videos of {number} without any to train on ({names})"
             )
-        shared = [] if name == "train" else sorted(_paths(index) & seen)
+        shared = [] if name == "train" else sorted(r.name for r in index.records if _is_in(r, seen))
         if shared:
             number = _count(len(shared), "video is", "videos are")
             raise DataError(f"{index.source}: {number} in train and in {name}, such as {shared[0]}")
 
 
-def _paths(index: VideoIndex) -> set[str]:
-    return {os.path.abspath(record.path) for record in index.records}
+def _by_path(index: VideoIndex) -> dict[str, list[VideoRecord]]:
+    found: dict[str, list[VideoRecord]] = {}
+    for record in index.records:
+        found.setdefault(os.path.abspath(record.path), []).append(record)
+    return found
+
+
+def _is_in(record: VideoRecord, others: dict[str, list[VideoRecord]]) -> bool:
+    """Whether a video, or some of the part of it that is meant, is among others."""
+    return any(map(record.overlaps, others.get(os.path.abspath(record.path), ())))
 
 
 def _read(source: str, label: str | None) -> VideoIndex:

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from openvjepa.atomic import replacing
-from openvjepa.data import video as reader
+from openvjepa.data.container import decode, open_stream
 from openvjepa.data.images import read_image
+from openvjepa.data.timestamps import FOLDER_FPS, pictures
 from openvjepa.data.video import Video, open_video
 from openvjepa.errors import VideoError
 
@@ -157,13 +158,13 @@ def _images(video: Video, short_side: int, errors: list[str]) -> Iterator[av.Vid
 
 def _decoded(video: Video, errors: list[str]) -> Iterator[tuple[int, av.VideoFrame]]:
     """Number, as `Video.frames` counts, and frame of all that can be decoded, in order; notes what cannot in `errors`."""
-    if files := reader._pictures(video.path):
+    if files := pictures(video.path):
         yield from _shown(files, errors)
         return
     numbers = None if video._pts is None else {int(pts): number for number, pts in enumerate(video._pts)}
     least = 0
-    with reader._open(video.path, 1) as (container, stream):
-        for count, frame in enumerate(reader._decode(container, stream, errors=errors)):
+    with open_stream(video.path, 1) as (container, stream):
+        for count, frame in enumerate(decode(container, stream, errors=errors)):
             number = count if numbers is None else -1 if frame.pts is None else numbers.get(frame.pts, -1)
             if least <= number < video.frame_count:
                 yield number, frame
@@ -178,7 +179,7 @@ def _shown(files: list[Path], errors: list[str]) -> Iterator[tuple[int, av.Video
         except VideoError as error:
             errors.append(str(error))
             continue
-        frame.time_base = Fraction(1, round(reader.FOLDER_FPS))
+        frame.time_base = Fraction(1, round(FOLDER_FPS))
         yield number, frame
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openvjepa.config import to_yaml
-from openvjepa.data.index import VideoIndex
+from openvjepa.data.index import VideoIndex, VideoRecord
 from openvjepa.errors import DataError
 from openvjepa.features.encode import EncodeSettings, check_bad, encode_videos
 from openvjepa.features.sampling import ClipPlan
@@ -112,7 +112,7 @@ def feature_facts(encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings:
     return {
         "format": FORMAT,
         "weights": [to_yaml(encoder.config), weights_digest(encoder)],
-        "videos": [_file_facts(Path(record.path)) for record in index.records],
+        "videos": [_video_facts(record) for record in index.records],
         "plan": asdict(plan),
         "dtype": settings.dtype,
         "layer": settings.layer,
@@ -123,6 +123,11 @@ def feature_facts(encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings:
 def digest(facts: Any) -> str:
     """sha256 of plain values."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _video_facts(record: VideoRecord) -> list[Any]:
+    """The facts of its file, and which part of it is meant."""
+    return _file_facts(Path(record.path)) + ([["part", record.start, record.end]] if record.is_part else [])
 
 
 def _file_facts(path: Path) -> list[Any]:
@@ -172,11 +177,11 @@ def _write_cache(
         _write_header(file, settings.dtype, _rows_shape(encoder, plan, len(index)))
         for item, features in encode_videos(encoder, index, plan, settings, name=name):
             if isinstance(features, str):
-                skipped[index.records[item].path] = features
+                skipped[index.records[item].name] = features
                 check_bad(skipped, len(index), settings.max_bad)
             else:
                 kept.append(item)
-                file.write(_finite(features, settings.dtype, index.records[item].path).tobytes())
+                file.write(_finite(features, settings.dtype, index.records[item].name).tobytes())
         file.seek(0)  # the header has room for any number of rows
         _write_header(file, settings.dtype, _rows_shape(encoder, plan, len(kept)))
         file.flush()

@@ -21,7 +21,6 @@ from openvjepa.data.clips import ClipSpec
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.loader import EvalClips, one_thread, worker_count
-from openvjepa.data.video import open_video
 from openvjepa.errors import DataError, VideoError
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.model.encoder import Encoder
@@ -123,7 +122,7 @@ def _log_plan(index: VideoIndex, plan: ClipPlan, name: str) -> None:
     """Say what of the videos is looked at, by the frames of the first that can be read."""
     for record in index.records[:3]:
         try:
-            height, width = open_video(record.path).frames([0]).frames.shape[1:3]
+            height, width = record.open().frames([0]).frames.shape[1:3]
         except VideoError:
             continue
         log.info("%s: %s", name, plan.describe((height, width)))

@@ -20,7 +20,6 @@ from openvjepa.config import DataConfig
 from openvjepa.data.augment import Augmentation
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.loader import Batch, one_thread, seeded, worker_count
-from openvjepa.data.video import open_video
 from openvjepa.errors import DataError, OpenVJEPAError, VideoError
 from openvjepa.features.encode import check_bad
 from openvjepa.features.sampling import ClipPlan
@@ -96,18 +95,18 @@ class ClipBatches(Dataset[Batch]):
 
     def _clip(self, video: int, clip: int, number: int) -> Tensor:
         """uint8 [3, T, H, W]; where a random clip cannot be read, the plain one, which could be when the run started."""
-        plan, path = self.plan, self.index.records[video].path
+        plan, record = self.plan, self.index.records[video]
         clips = plan.plain(self.index, segments=1, views=1)
         frames = None
         if clip > 0:
             try:
-                frames = clips.random_clip(open_video(path), video, clip - 1, hflip=self.hflip)
+                frames = clips.random_clip(record.open(), video, clip - 1, hflip=self.hflip)
             except VideoError as error:
-                print(f"warning: {path}: {error.reason}: its plain clip is shown instead", flush=True)
+                print(f"warning: {record.name}: {error.reason}: its plain clip is shown instead", flush=True)
         if frames is None:
             plain, _, reason = clips[video]
             if reason:
-                raise DataError(f"{path}: {reason}: it could be read when the run started")
+                raise DataError(f"{record.name}: {reason}: it could be read when the run started")
             frames = plain[0]
         frames = frames.expand(-1, plan.spec.num_frames, -1, -1)
         return self.augmentation(frames, seeded(self.order.seed, _AUGMENT, number))
@@ -158,7 +157,7 @@ def readable(
     skipped: dict[str, str] = {}
     with Meter(f"checking {name}", len(index)) as meter:
         for _, places, reasons in planned_clips(index, plan, batch_size=8, workers=workers):
-            bad = {index.records[p].path: reason for p, reason in zip(places, reasons, strict=True) if reason}
+            bad = {index.records[p].name: reason for p, reason in zip(places, reasons, strict=True) if reason}
             skipped |= bad
             check_bad(skipped, len(index), max_bad)
             kept += [p for p, reason in zip(places, reasons, strict=True) if not reason]

@@ -51,7 +51,7 @@ def clip_probabilities(
     for clips, places, reasons in planned_clips(index, plan, batch_size=batch_size, workers=workers):
         for place, reason in zip(places, reasons, strict=True):
             if reason:
-                raise DataError(f"{index.records[place].path}: {reason}: it could be read when the run started")
+                raise DataError(f"{index.records[place].name}: {reason}: it could be read when the run started")
         with runtime.autocast():
             logits = task.logits(normalize(clips.flatten(0, 1).to(runtime.device)))
         parts.append(average_softmax(logits.float(), clips.shape[1]).double().cpu())

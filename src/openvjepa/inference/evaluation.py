@@ -88,7 +88,7 @@ def evaluation_result(
 ) -> EvaluateResult:
     """Score each run, in the order of the first one's classes where they are the same, and all together."""
     kept, index = said.kept, chosen.index
-    skipped = {index.records[place].path: reason for place, reason in said.skipped.items()}
+    skipped = {index.records[place].name: reason for place, reason in said.skipped.items()}
     if not kept:
         path, reason = next(iter(skipped.items()))
         raise DataError(f"{index.source}: none of {len(index)} videos can be read, for example {path}: {reason}")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from openvjepa.data.lists.cells import safe_cell
 from openvjepa.weights.files import whole_file
 
 Span = tuple[float, float]
@@ -89,8 +90,10 @@ def write_csv(path: Path, timelines: Sequence[Timeline]) -> None:
     classes = timelines[0].classes if timelines else ()
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "start", "end", "class", "probability", *(f"p({name})" for name in classes)])
+        header = ["path", "start", "end", "class", "probability", *(f"p({name})" for name in classes)]
+        writer.writerow(map(safe_cell, header))
         for line in timelines:
             for (start, end), label, shares in zip(line.spans, line.labels, line.probabilities, strict=True):
                 said = [] if label is None else [classes[label], *(f"{p:.6f}" for p in (shares[label], *shares))]
-                writer.writerow([line.path, f"{start:.3f}", f"{end:.3f}", *(said or [""] * (2 + len(classes)))])
+                cells = [line.path, f"{start:.3f}", f"{end:.3f}", *(said or [""] * (2 + len(classes)))]
+                writer.writerow(map(safe_cell, cells))

@@ -45,11 +45,11 @@ def _classes(path: Path, split: str | None = None) -> Iterator[Row]:
     for file in _media(path):
         yield Row(VideoRecord(str(file), split=split))
     for folder in _folders(path):
-        for file in _below(folder):
+        for file in files_below(folder):
             yield Row(VideoRecord(str(file), split=split), folder.name)
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
     """Videos and images of a folder and all folders in it; folders that are links to one that was read are left out."""
     seen, todo = set[str](), [folder]
     while todo:

@@ -18,7 +18,8 @@ _SYNONYMS = frozenset(
 )
 _SEPARATORS = (",", ";", "\t")
 _METADATA = {"frames": int, "fps": float, "duration": float}  # columns that describe a video, in VideoRecord's order
-_OTHER_COLUMNS = frozenset(("path", "split", *_METADATA))
+_TIMES = ("start", "end")  # columns that name a part of a video, s
+_OTHER_COLUMNS = frozenset(("path", "split", *_METADATA, *_TIMES))
 _EXPECTED = "'path label', a path alone, or in line 1 the header of a CSV with a column 'path'"
 
 
@@ -95,7 +96,7 @@ def table_rows(table: Table, label: str | None) -> list[Row]:
     for number, row in zip(table.lines, table.rows, strict=True):
         try:
             rows.append(Row(_record(row), row[column] or None if column else None))
-        except ValueError as error:
+        except (ValueError, DataError) as error:
             raise DataError(f"{table.path}, line {number}: {error}") from None
     if not rows:
         raise DataError(f"{table.path}: the list has a header but no videos")
@@ -156,9 +157,10 @@ def _record(row: dict[str, str]) -> VideoRecord:
         raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     try:
         metadata = [kind(row[name]) if row.get(name) else None for name, kind in _METADATA.items()]
+        times = [float(row[name]) if row.get(name) else None for name in _TIMES]
     except ValueError as error:
-        raise ValueError(f"not a number in {', '.join(_METADATA)}: {error}") from None
-    return VideoRecord(row["path"], None, split, *metadata)
+        raise ValueError(f"not a number in {', '.join((*_METADATA, *_TIMES))}: {error}") from None
+    return VideoRecord(row["path"], None, split, *metadata, *times)
 
 
 def _label_column(table: Table, label: str | None) -> str | None:
