@@ -269,3 +269,17 @@ def test_geometry_for_another_clip(tmp_path: Path) -> None:
     model = run(tmp_path / "own", tmp_path / "big", "openvjepa", geometry="img_size: 48, num_frames: 8")
     assert (model.config.img_size, model.config.num_frames) == (48, 8)
     assert model.encoder(torch.zeros(1, 3, 8, 48, 48)).shape == (1, 4 * 6 * 6, 48)
+
+
+def test_heads_of_a_probe_of_its_own_size(tmp_path: Path) -> None:
+    """Files of V-JEPA 2 hold them nowhere: the command takes them."""
+    folder = Path(__file__).parents[1] / "fixtures" / "vjepa" / "v2"
+    source, probe = str(folder / "checkpoint.pt"), str(folder / "probe.pt")
+    geometry = "positions: rope-tiled, img_size: 32, num_frames: 8, num_heads: 3, predictor_num_heads: 3"
+    with pytest.raises(CheckpointError, match="--probe-heads"):
+        convert(ConvertConfig(source, str(tmp_path / "a"), "openvjepa", probe=probe, geometry=geometry))
+    flags = ["--to", "openvjepa", "--probe", probe, "--probe-heads", "3", "--geometry", geometry]
+    assert main(["convert", source, str(tmp_path / "b"), *flags]) == 0
+    found = load_model(tmp_path / "b").probe
+    assert found is not None
+    assert probe_settings(found)["num_heads"] == 3
