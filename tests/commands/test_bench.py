@@ -10,6 +10,7 @@ import torch
 
 from openvjepa.bench.measure import machine, measure_inference, new_encoder, product_rate, random_batch
 from openvjepa.cli import main
+from openvjepa.cli.render import bench as render
 from openvjepa.commands import bench as task
 from openvjepa.config import BenchConfig, ModelConfig
 from openvjepa.errors import ConfigError
@@ -50,7 +51,7 @@ def test_product_rate_is_a_plausible_number() -> None:
 def test_unknown_models_and_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="vit_gigant"):
         BenchConfig(models=("vit_gigant",))
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="batch_size 0: give a whole number"):
         BenchConfig(batch_size=0)
 
 
@@ -58,6 +59,7 @@ def test_what_does_not_fit_is_a_dash(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(task, "_apart", lambda measure, config, *args: None)
     figures = task.bench(BenchConfig(models=("vit_tiny", "vit_huge")))
     assert figures["step"] == {"vit_tiny": None, "vit_huge": None}
+    render.bench(figures, BenchConfig())
     assert "vit_huge" in capsys.readouterr().out
 
 

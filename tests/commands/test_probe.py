@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from openvjepa.cli.render import probe as render
 from openvjepa.commands.evaluate import evaluate
 from openvjepa.commands.predict import predict
 from openvjepa.commands.probe import ProbeResult, probe
@@ -311,6 +312,8 @@ def test_a_run_writes_what_it_found(config: ProbeConfig, encoder: Encoder, capsy
     assert read_yaml(ProbeConfig, out / "config.yaml") == changed(config, frame_step=4)
     loaded = load_model(out).encoder
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), encoder.parameters(), strict=True))
+    assert capsys.readouterr().out == "", "the library does not print"
+    render.probe(result, config)
     assert "chance level" in capsys.readouterr().out
 
 

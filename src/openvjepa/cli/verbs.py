@@ -74,6 +74,7 @@ VERBS = (
         ("vjepa demo",),
         "config.commands:DemoConfig",
         "commands.demo:demo",
+        render="cli.render.demo:demo",
     ),
     Verb(
         "data check",
@@ -154,6 +155,7 @@ VERBS = (
         positional=("source",),
         needed=("model",),
         old_order=old_orders.probe,
+        render="cli.render.probe:probe",
     ),
     Verb(
         "finetune",
@@ -292,5 +294,6 @@ VERBS = (
         ("vjepa bench --quick", "vjepa bench --models vit_tiny vit_large --out bench.json"),
         "config.commands:BenchConfig",
         "commands.bench:bench",
+        render="cli.render.bench:bench",
     ),
 )

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,15 +58,28 @@ TRAIN_VIEWS = 3
 SHOWN = 6  # test videos in the report
 
 
+log = logging.getLogger("openvjepa")
+
 Results = dict[str, dict[str, dict[str, float]]]
+"""Label -> features -> probe -> top-1 on the test split, percent; with few labeled videos, the label is "motion, 160 videos"."""
 
 
-def demo(config: DemoConfig) -> Results:
+@dataclass(frozen=True)
+class DemoResult:
+    """What `vjepa demo` found; results.json holds the same."""
+
+    results: Results
+    chance: dict[str, float]
+    """Chance level of each label, percent."""
+    lead: str
+    """What was found, in a sentence."""
+    seconds: float
+    report: Path
+    """The page."""
+
+
+def demo(config: DemoConfig) -> DemoResult:
     """Run the demo; writes results.json and report.html into config.out.
-
-    Returns:
-        label -> features -> probe -> top-1 on the test split, per cent; with few labelled videos, the label is
-        "motion, 160 videos".
 
     Raises:
         ConfigError: the folder holds something that is not a demo, or there are fewer videos than labelled ones.
@@ -81,7 +95,7 @@ def demo(config: DemoConfig) -> Results:
         return _demo(config, out, started)
 
 
-def _demo(config: DemoConfig, out: Path, started: float) -> Results:
+def _demo(config: DemoConfig, out: Path, started: float) -> DemoResult:
     """The demo, in a folder that is held."""
     seconds: dict[str, float] = {}
 
@@ -149,9 +163,7 @@ def _demo(config: DemoConfig, out: Path, started: float) -> Results:
     sections.append(report.run_facts(facts))
     report.write_report(out / "report.html", "V-JEPA on moving shapes", sections, lead=_lead(results))
     write_file(out / "results.json", json.dumps({"results": results, **facts}, indent=1).encode())
-    _print_table(results, chance)
-    print(f"\n{_lead(results)}\n{facts['seconds']['total']:.0f} s in all. Look at {out / 'report.html'}", flush=True)
-    return results
+    return DemoResult(results, chance, _lead(results), facts["seconds"]["total"], out / "report.html")
 
 
 def _labelled(data: Path, count: int) -> Path:
@@ -183,7 +195,7 @@ def _named(predictions: Sequence[Prediction], videos: VideoIndex, recipe: Pretra
 
 
 def _say(text: str) -> None:
-    print(f"\n== {text}", flush=True)
+    log.info("== %s", text)
 
 
 def _recipe(config: DemoConfig, data: Path) -> PretrainConfig:
@@ -222,10 +234,10 @@ def _probe_all(
     folder = f"probe-{title.replace(', ', '-').replace(' ', '-')}"
     for name, run in (("pretrained", out / folder), ("untrained", out / f"{folder}-untrained")):
         model = out / ("pretrain" if name == "pretrained" else "untrained")
-        print(f"\n{title}, {name} encoder", flush=True)
+        log.info("%s, %s encoder", title, name)
         cache = str(out / "features")
         outcomes[name] = probe(replace(settings, model=str(model), out=str(run), cache_dir=cache)).outcomes
-    print(f"\n{title}, raw pixels", flush=True)
+    log.info("%s, raw pixels", title)
     outcomes["pixels"] = _probe_pixels(recipe, read_index(data, label=label), pixels)
     return outcomes
 
@@ -303,12 +315,3 @@ def _lead(results: Results) -> str:
         "Test top-1 of frozen pretrained features in per cent, and the lead over the better of untrained features and "
         f"pixels: {'; '.join(parts)}."
     )
-
-
-def _print_table(results: Results, chance: dict[str, float]) -> None:
-    kinds = list(results["motion"]["pretrained"])
-    print(f"\n{'test top-1 in %':<28}" + "".join(f"{kind:>11}" for kind in kinds))
-    for label, features in results.items():
-        for name, row in features.items():
-            print(f"{label + ', ' + name:<28}" + "".join(f"{row[kind]:>11.1f}" for kind in kinds))
-        print(f"{label + ', chance':<28}" + f"{chance[label]:>11.1f}" * len(kinds))

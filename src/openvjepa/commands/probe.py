@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from openvjepa.config import ProbeConfig, TrainConfig, command, to_mapping, to_yaml
 from openvjepa.data.images import is_image
@@ -123,7 +121,6 @@ def _probe(config: ProbeConfig, folder: RunFolder) -> ProbeResult:
         seconds["train"] = time.monotonic() - started
         result = _result(out, splits, sets, outcomes, shares, seconds)
         _write(config, result, encoder, plans["test"])
-    _print(result)
     return result
 
 
@@ -272,27 +269,3 @@ def _write_report(config: ProbeConfig, result: ProbeResult, results: dict[str, A
         f"{result.videos['test']} test videos."
     )
     report.write_report(result.out / "report.html", "Probe", sections, lead=lead)
-
-
-def _print(result: ProbeResult) -> None:
-    """The accuracies as a table."""
-    table = Table("probe", title=f"Top-1 accuracy in %, {len(result.classes)} classes", title_justify="left")
-    top5 = any(outcome.test_top5 is not None for outcome in result.outcomes.values())
-    for heading in ("val", "test", *(["test top-5"] if top5 else [])):
-        table.add_column(heading, justify="right")
-    table.add_column("chosen on val")
-    for kind, outcome in result.outcomes.items():
-        figures = [outcome.val_top1, outcome.test_top1, *([outcome.test_top5] if top5 else [])]
-        chosen = ", ".join(f"{name} {value:g}" for name, value in outcome.chosen.items())
-        table.add_row(kind, *(f"{value:.1f}" for value in figures), chosen)
-    table.add_row(
-        "chance level", "", f"{result.chance:.1f}", *([""] if top5 else []), f"majority class: {result.majority:.1f}"
-    )
-    console = Console()
-    console.print(table)
-    if result.shares:
-        console.print(low_shot_report.render(result.shares))
-    for path, reason in result.skipped.items():
-        print(f"skipped {path}: {reason}")
-    counts = ", ".join(f"{count} {name}" for name, count in result.videos.items())
-    print(f"videos: {counts}; results in {result.out}")

@@ -1,10 +1,8 @@
-"""Label efficiency as a table for a terminal and as a section of a report."""
+"""Label efficiency as a section of a report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from rich.table import Table
 
 from openvjepa.probing.low_shot import Share
 from openvjepa.reports import charts
@@ -15,19 +13,6 @@ def share_text(share: Share, kind: str) -> str:
     """Mean and spread, for people."""
     spread = share.spread(kind)
     return f"{share.mean(kind):.1f}" + ("" if spread is None else f" ± {spread:.1f}")
-
-
-def render(shares: Sequence[Share]) -> Table:
-    """The accuracies as a table for a terminal."""
-    kinds = list(shares[-1].top1)
-    table = Table(
-        "labels", "videos", title="Top-1 test accuracy in %, by share of the training videos", title_justify="left"
-    )
-    for kind in kinds:
-        table.add_column(kind, justify="right")
-    for share in shares:
-        table.add_row(f"{share.fraction:.4g}", str(share.videos), *(share_text(share, kind) for kind in kinds))
-    return table
 
 
 def section(shares: Sequence[Share]) -> report.Section:
