@@ -222,7 +222,7 @@ def nano_images() -> PretrainConfig:
         views=ViewsConfig(global_scale=(0.4, 1.0), local_views=4, local_scale=(0.1, 0.4), local_size=24),
         objective=ObjectiveConfig(masked_coeff=0.0, views_coeff=1.0),
         optim=replace(base.optim, weight_decay=0.05, final_weight_decay=0.05),
-        train=replace(base.train, steps=1800, batch_size=64),
+        train=replace(base.train, steps=800, batch_size=64),
     )
 
 
@@ -232,7 +232,7 @@ def small() -> PretrainConfig:
     return replace(
         base,
         model=replace(base.model, depth=6, img_size=64),
-        train=replace(base.train, steps=4800, batch_size=64, save_every=400, monitor_every=400),
+        train=replace(base.train, steps=9400, batch_size=64, save_every=400, monitor_every=400),
     )
 
 
