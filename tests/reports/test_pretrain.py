@@ -35,7 +35,8 @@ def run(shapes: Path, tmp_path: Path) -> Path:
 def test_a_run_ends_with_a_report(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     page = (run / "report.html").read_text()
     assert "before pretraining" in page
-    assert "with the weights before pretraining" in caplog.text
+    said = " ".join(record.getMessage() for record in caplog.get_records("setup"))
+    assert "with the weights before pretraining" in said
 
 
 def test_equal_weights_give_equal_accuracies(run: Path, shapes: Path) -> None:
