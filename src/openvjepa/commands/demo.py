@@ -11,15 +11,12 @@ import csv
 import json
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from openvjepa.commands.predict import predict
 from openvjepa.commands.pretrain import pretrain
@@ -31,26 +28,23 @@ from openvjepa.config import (
     PretrainConfig,
     ProbeConfig,
     ShapesConfig,
+    command,
     to_mapping,
 )
 from openvjepa.config.presets import demo as demo_preset
-from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex, read_index
-from openvjepa.data.loader import EvalClips
 from openvjepa.data.synthetic import make_shapes
-from openvjepa.data.transforms import normalize
 from openvjepa.errors import ConfigError, Interrupted
-from openvjepa.features.encode import encode
-from openvjepa.inference.predictions import Prediction
-from openvjepa.model.encoder import cut_tubelets
+from openvjepa.features.pixels import pixel_tokens
 from openvjepa.pretraining.task import PretrainTask
 from openvjepa.probing.probes import Outcome, probe_features
-from openvjepa.reports import pages as report
-from openvjepa.train.logs import read_metrics
+from openvjepa.reports.demo import Results, write_demo
 from openvjepa.train.run_folder import clear_demo, locked
 from openvjepa.version import versions
 from openvjepa.weights.files import write_file
-from openvjepa.weights.hub import load_model, save_model
+from openvjepa.weights.hub import save_model
+
+log = logging.getLogger("openvjepa")
 
 LABELS = ("motion", "appearance")
 WORLD = {"size": 48, "texture": 0.3, "clutter": 2}
@@ -58,26 +52,20 @@ TRAIN_VIEWS = 3
 SHOWN = 6  # test videos in the report
 
 
-log = logging.getLogger("openvjepa")
-
-Results = dict[str, dict[str, dict[str, float]]]
-"""Label -> features -> probe -> top-1 on the test split, percent; with few labeled videos, the label is "motion, 160 videos"."""
-
-
 @dataclass(frozen=True)
 class DemoResult:
-    """What `vjepa demo` found; results.json holds the same."""
+    """Result of the demo."""
 
-    results: Results
+    out: Path
+    accuracies: Results
+    """label -> features -> probe -> top-1 on the test split, per cent; with few labeled videos, the label is
+    "motion, 160 videos"."""
     chance: dict[str, float]
-    """Chance level of each label, percent."""
-    lead: str
-    """What was found, in a sentence."""
+    """Chance level of each label, per cent."""
     seconds: float
-    report: Path
-    """The page."""
 
 
+@command(DemoConfig, "out")
 def demo(config: DemoConfig) -> DemoResult:
     """Run the demo; writes results.json and report.html into config.out.
 
@@ -102,7 +90,7 @@ def _demo(config: DemoConfig, out: Path, started: float) -> DemoResult:
     def finished(part: str) -> None:
         seconds[part] = round(time.monotonic() - started - sum(seconds.values()), 1)
 
-    _say("1/5 Rendering moving shapes into video files")
+    log.info("== 1/5 Rendering moving shapes into video files")
     data = make_shapes(
         ShapesConfig(
             out=str(out / "shapes"), train=config.videos, val=config.val, test=config.test, seed=config.seed, **WORLD
@@ -111,7 +99,7 @@ def _demo(config: DemoConfig, out: Path, started: float) -> DemoResult:
     labelled = {count: _labelled(data, count) for count in (config.train, config.few)}
     finished("render")
 
-    _say("2/5 Pretraining a V-JEPA encoder on them, without labels")
+    log.info("== 2/5 Pretraining a V-JEPA encoder on them, without labels")
     recipe = _recipe(config, data)
     torch.manual_seed(config.seed)
     clip = ClipProtocol.of(recipe.model, frame_step=recipe.data.frame_step, fps=recipe.data.fps)
@@ -121,7 +109,7 @@ def _demo(config: DemoConfig, out: Path, started: float) -> DemoResult:
         raise Interrupted("the demo was interrupted: start it again", result.signal)
     finished("pretrain")
 
-    _say("3/5 Probing frozen features: pretrained, untrained, raw pixels")
+    log.info("== 3/5 Probing frozen features: pretrained, untrained, raw pixels")
     outcomes: dict[str, dict[str, dict[str, Outcome]]] = {}
     for count, source in labelled.items():
         pixels = _pixel_features(recipe, read_index(source, label=LABELS[0]), config.seed)
@@ -130,7 +118,7 @@ def _demo(config: DemoConfig, out: Path, started: float) -> DemoResult:
             outcomes[name] = _probe_all(config, recipe, source, label, pixels, name)
     finished("probe")
 
-    _say("4/5 Naming the motion in videos that it has not seen")
+    log.info("== 4/5 Naming the motion in videos that it has not seen")
     chosen = _some(read_index(data, label="motion").select("test"))
     predictions = predict(
         PredictConfig(
@@ -139,7 +127,7 @@ def _demo(config: DemoConfig, out: Path, started: float) -> DemoResult:
     )
     finished("predict")
 
-    _say("5/5 Writing the report")
+    log.info("== 5/5 Writing the report")
     results: Results = {
         label: {name: {kind: o.test_top1 for kind, o in kinds.items()} for name, kinds in features.items()}
         for label, features in outcomes.items()
@@ -150,20 +138,12 @@ def _demo(config: DemoConfig, out: Path, started: float) -> DemoResult:
         f"{label}, attentive probe": (outcomes[label]["pretrained"]["attentive"].confusion, classes[label])
         for label in LABELS
     }
-    sections = [
-        report.accuracy_table(results, chance),
-        _named(predictions, chosen, recipe),
-        _features_over_clips(out, recipe, chosen),
-        report.confusion_matrices(confusions),
-        report.training_curves(read_metrics(out / "pretrain" / "metrics.jsonl")),
-    ]
     finished("report")
     facts = {"chance": chance, "seed": config.seed, "versions": versions(), "config": to_mapping(recipe)}
     facts["seconds"] = seconds | {"total": round(time.monotonic() - started, 1)}
-    sections.append(report.run_facts(facts))
-    report.write_report(out / "report.html", "V-JEPA on moving shapes", sections, lead=_lead(results))
+    write_demo(out, results, chance, confusions, predictions, chosen, recipe, facts)
     write_file(out / "results.json", json.dumps({"results": results, **facts}, indent=1).encode())
-    return DemoResult(results, chance, _lead(results), facts["seconds"]["total"], out / "report.html")
+    return DemoResult(out, results, chance, facts["seconds"]["total"])
 
 
 def _labelled(data: Path, count: int) -> Path:
@@ -182,20 +162,6 @@ def _some(videos: VideoIndex) -> VideoIndex:
     """Videos from the first to the last, to be shown."""
     places = np.linspace(0, len(videos) - 1, min(SHOWN, len(videos))).astype(int)
     return replace(videos, records=tuple(videos.records[i] for i in places))
-
-
-def _named(predictions: Sequence[Prediction], videos: VideoIndex, recipe: PretrainConfig) -> report.Section:
-    """What the probe says of some videos, beside their frames and true classes."""
-    classes = videos.classes or ()
-    shown = [
-        report.Prediction(Path(p.path).name, _frames(p.path, recipe), p.top, classes[r.label or 0])
-        for p, r in zip(predictions, videos.records, strict=True)
-    ]
-    return report.predictions(shown)
-
-
-def _say(text: str) -> None:
-    log.info("== %s", text)
 
 
 def _recipe(config: DemoConfig, data: Path) -> PretrainConfig:
@@ -245,7 +211,7 @@ def _probe_all(
 def _pixel_features(recipe: PretrainConfig, index: VideoIndex, seed: int) -> dict[str, NDArray[np.float32]]:
     """The pixels of each token, at a quarter of the resolution, by split; both labels are probed on them."""
     views = {"train": TRAIN_VIEWS, "val": 1, "test": 1}
-    return {name: _pixel_tokens(recipe, index.select(name), count, seed) for name, count in views.items()}
+    return {name: pixel_tokens(recipe, index.select(name), count, seed) for name, count in views.items()}
 
 
 def _probe_pixels(
@@ -263,55 +229,4 @@ def _probe_pixels(
         classes=index.classes or (),
         num_heads=recipe.model.dims.num_heads,
         grid=recipe.model.grid,
-    )
-
-
-def _pixel_tokens(recipe: PretrainConfig, index: VideoIndex, views: int, seed: int) -> NDArray[np.float32]:
-    """Pixels of each token, [n, views, N, 3 * tubelet * 4 * 4]: the plain clip first, then random ones."""
-    spec = ClipSpec(recipe.model.num_frames, recipe.data.frame_step, recipe.data.fps)
-    plain = EvalClips(index, spec, recipe.model.image_hw)
-    random = EvalClips(index, spec, recipe.model.image_hw, augment=views - 1, seed=seed) if views > 1 else None
-    pool = max(1, recipe.model.patch_size // 4)
-    kernel = (recipe.model.tubelet_size, recipe.model.patch_size // pool, recipe.model.patch_size // pool)
-    rows = []
-    for i in range(len(index)):
-        clips = torch.cat([plain[i][0], random[i][0]]) if random else plain[i][0]
-        rows.append(cut_tubelets(F.avg_pool3d(normalize(clips), (1, pool, pool)), kernel).numpy())
-    return np.stack(rows)
-
-
-def _plain_clip(path: str, recipe: PretrainConfig) -> Tensor:
-    index = read_index(path)
-    spec = ClipSpec(recipe.model.num_frames, recipe.data.frame_step, recipe.data.fps)
-    return EvalClips(index, spec, recipe.model.image_hw)[0][0]
-
-
-def _frames(path: str, recipe: PretrainConfig) -> NDArray[np.uint8]:
-    """Frames of the plain clip, uint8 [T, H, W, 3]."""
-    return _plain_clip(path, recipe)[0].permute(1, 2, 3, 0).numpy()
-
-
-def _features_over_clips(out: Path, recipe: PretrainConfig, chosen: VideoIndex) -> report.Section:
-    models = {
-        name: load_model(out / folder) for name, folder in (("pretrained", "pretrain"), ("untrained", "untrained"))
-    }
-    clips = []
-    for record in chosen.records[:3]:
-        features = {name: encode(model, _plain_clip(record.path, recipe))[0].numpy() for name, model in models.items()}
-        clips.append((Path(record.path).name, _frames(record.path, recipe), features))
-    return report.feature_pca(clips, recipe.model.grid)
-
-
-def _lead(results: Results) -> str:
-    """The result in a sentence: every probe, won or lost."""
-    parts = []
-    for label, features in results.items():
-        leads = []
-        for probe_name, ours in features["pretrained"].items():
-            best = max(features["untrained"][probe_name], features["pixels"][probe_name])
-            leads.append(f"{probe_name} {ours:.1f} ({ours - best:+.1f})")
-        parts.append(f"{label}: {', '.join(leads)}")
-    return (
-        "Test top-1 of frozen pretrained features in per cent, and the lead over the better of untrained features and "
-        f"pixels: {'; '.join(parts)}."
     )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from openvjepa.cli.console import say
+from rich.table import Table
+
+from openvjepa.cli.console import say, show
 from openvjepa.commands.demo import DemoResult
 from openvjepa.config import DemoConfig
+from openvjepa.reports.demo import lead
 
 
 def demo(result: DemoResult, config: DemoConfig) -> None:
-    """Accuracies by label, features and probe, and where the report is."""
-    results, chance = result.results, result.chance
-    kinds = list(results["motion"]["pretrained"])
-    say(f"\n{'test top-1 in %':<28}" + "".join(f"{kind:>11}" for kind in kinds))
-    for label, features in results.items():
+    """The accuracies, in a table and in words."""
+    kinds = list(next(iter(result.accuracies.values()))["pretrained"])
+    table = Table("label", "features", *kinds, title="Test top-1, %", title_justify="left")
+    for label, features in result.accuracies.items():
         for name, row in features.items():
-            say(f"{label + ', ' + name:<28}" + "".join(f"{row[kind]:>11.1f}" for kind in kinds))
-        say(f"{label + ', chance':<28}" + f"{chance[label]:>11.1f}" * len(kinds))
-    say(f"\n{result.lead}\n{result.seconds:.0f} s in all. Look at {result.report}")
+            table.add_row(label, name, *(f"{row[kind]:.1f}" for kind in kinds))
+        table.add_row(label, "chance level", *[f"{result.chance[label]:.1f}"] * len(kinds), end_section=True)
+    show(table)
+    say(lead(result.accuracies))
+    say(f"{result.seconds:.0f} s in all. Report: {result.out / 'report.html'}")
