@@ -42,10 +42,10 @@ from numpy.typing import NDArray
 
 from openvjepa.config import PRESETS, PrepareConfig, PretrainConfig, ShapesConfig, from_mapping, to_mapping
 from openvjepa.data.clips import ClipSpec
+from openvjepa.data.copies.prepare import prepare
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex, read_index, stratified_split
 from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
-from openvjepa.data.prepare import prepare
 from openvjepa.data.synthetic import make_shapes
 from openvjepa.data.transforms import normalize
 from openvjepa.features.encode import encode

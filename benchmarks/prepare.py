@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from openvjepa import __version__
 from openvjepa.config import PrepareConfig
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.transcode import copy_video
+from openvjepa.data.copies.transcode import copy_video
 from openvjepa.data.transforms import train_transform
 from openvjepa.data.video import VIDEO_EXTENSIONS, VideoInfo, open_video, probe
 

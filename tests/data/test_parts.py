@@ -15,9 +15,9 @@ from PIL import Image
 from openvjepa.config import DataConfig, MaskingConfig, ModelConfig, PrepareConfig, SplitConfig, TrainConfig
 from openvjepa.data.check import check_index
 from openvjepa.data.clips import ClipSpec, read_clip
+from openvjepa.data.copies.prepare import prepare
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.data.loader import EvalClips, PretrainBatches
-from openvjepa.data.prepare import prepare
 from openvjepa.data.seen import Seen, splits_csv
 from openvjepa.data.splits import read_splits
 from openvjepa.data.synthetic import write_video

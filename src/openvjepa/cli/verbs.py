@@ -109,7 +109,7 @@ VERBS = (
         "Write small copies of videos that are quick to read from, with an index.csv (exit 1 if one cannot be copied).",
         ("vjepa data prepare videos/ small/", "vjepa data prepare list.csv small/ --short-side 224 --crf 20"),
         "config.data:PrepareConfig",
-        "data.prepare:prepare",
+        "data.copies.prepare:prepare",
         positional=("source", "out"),
         render="cli.render.data:prepare",
         status=_bad,

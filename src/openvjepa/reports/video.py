@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 
 import av
-import av.error
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from openvjepa.data.copies.mp4 import write_mp4
 from openvjepa.data.cores import usable_cores
 from openvjepa.data.video import Video, open_video
 from openvjepa.errors import VideoError
@@ -101,36 +100,10 @@ def write_video(
         CheckpointError: the file cannot be written.
     """
     rate = fps if fps is not None else (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 1.0
+    images = (av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24") for frame in frames)
     with whole_file(path) as temporary:
-        try:
-            _encode(temporary, frames, times, rate, comment)
-        except av.error.FFmpegError as error:
-            if isinstance(error, OSError):
-                raise
-            raise VideoError(path, f"cannot be encoded: {error.strerror}") from None
+        write_mp4(temporary, images, times, fps=rate, base=_BASE, options=_OPTIONS, comment=comment, source=str(path))
     return path
-
-
-def _encode(
-    target: Path,
-    frames: Iterator[NDArray[np.uint8]],
-    times: Sequence[float] | NDArray[np.float64],
-    fps: float,
-    comment: str,
-) -> None:
-    with av.open(str(target), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        container.metadata["comment"] = comment
-        rate = Fraction(max(fps, 1e-3)).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options=_OPTIONS)
-        first = next(frames)
-        stream.height, stream.width = first.shape[:2]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = _BASE
-        for frame, time in zip(chain([first], frames), times, strict=True):
-            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            image.pts, image.time_base = round(float(time) / _BASE), _BASE
-            container.mux(stream.encode(image))
-        container.mux(stream.encode())
 
 
 def _drawn(video: Video, timeline: Timeline, colours: dict[int, str]) -> Iterator[NDArray[np.uint8]]:

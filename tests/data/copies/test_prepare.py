@@ -25,16 +25,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from openvjepa.config import DataConfig, MaskingConfig, ModelConfig, PrepareConfig
-from openvjepa.data import prepare as module
+from openvjepa.data.copies import prepare as module
+from openvjepa.data.copies.prepare import PrepareReport, prepare
+from openvjepa.data.copies.transcode import copy_video
 from openvjepa.data.index import read_index
 from openvjepa.data.loader import PretrainBatches
-from openvjepa.data.prepare import PrepareReport, prepare
 from openvjepa.data.synthetic import write_video
-from openvjepa.data.transcode import copy_video
 from openvjepa.data.video import open_video
 from openvjepa.errors import ConfigError, DataError
 
-BARCODES = sorted((Path(__file__).parents[1] / "fixtures" / "video").iterdir())
+BARCODES = sorted((Path(__file__).parents[2] / "fixtures" / "video").iterdir())
 
 
 def scene(frames: int = 20, height: int = 96, width: int = 128, seed: int = 0) -> NDArray[np.uint8]:

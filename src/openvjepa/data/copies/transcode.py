@@ -7,7 +7,6 @@ shows the frames of its original at the same times.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from typing import Any
 import av
 import av.error
 import numpy as np
-from av.video.frame import PictureType
 from av.video.reformatter import Colorspace, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
 from openvjepa.atomic import replacing
 from openvjepa.data.container import decode, open_stream
+from openvjepa.data.copies.mp4 import write_mp4
 from openvjepa.data.images import read_image
 from openvjepa.data.timestamps import FOLDER_FPS, pictures
 from openvjepa.data.video import Video, open_video
@@ -92,42 +91,22 @@ def copy_video(source: str, target: Path, *, short_side: int, gop: int, crf: int
     options = {"preset": "veryfast", "tune": "fastdecode", "mbtree": "0", "crf": str(crf), "g": str(gop)}
     video, errors = open_video(source), []
     with replacing(target) as part:
-        _encode(video, part, _images(video, short_side, errors), options)
+        images = _images(video, short_side, errors)
+        first = next(images)
+        write_mp4(
+            part,
+            chain([first], images),
+            video.times,
+            fps=video.fps,
+            base=_time_base(video.times, first.time_base),
+            options=options,
+            threads=1,
+            source=video.path,
+        )
         copy = open_video(part)
         if copy.frame_count != video.frame_count or not np.allclose(copy.times, video.times, rtol=0, atol=1e-6):
             raise VideoError(source, "a copy cannot keep its time stamps")
     return Facts(video.frame_count, video.fps, video.duration, len(errors))
-
-
-def _encode(video: Video, part: Path, images: Iterator[av.VideoFrame], options: dict[str, str]) -> None:
-    """Write images, one for each frame of the video, at the times of its frames."""
-    first = next(images)
-    base = _time_base(video.times, first.time_base)
-    try:
-        with av.open(os.path.abspath(part), "w", format="mp4", options={"movflags": "faststart"}) as container:
-            stream = _add_stream(container, first, video, base, options)
-            for image, time in zip(chain([first], images), video.times, strict=True):
-                if (image.width, image.height) != (stream.width, stream.height):
-                    raise VideoError(video.path, "the size of the frames changes")
-                # The type of picture is the original's, and the encoder would follow it.
-                image.pts, image.time_base, image.pict_type = round(float(time) / base), base, PictureType.NONE
-                container.mux(stream.encode(image))
-            container.mux(stream.encode())
-    except av.error.FFmpegError as error:
-        if isinstance(error, OSError):
-            raise
-        raise VideoError(video.path, f"cannot be encoded: {error.strerror}") from None
-
-
-def _add_stream(container: Any, image: av.VideoFrame, video: Video, base: Fraction, options: dict[str, str]) -> Any:
-    """An encoder with one thread for images like this one, whose colours a decoder will read as those of the original."""
-    rate = max(Fraction(video.fps).limit_denominator(1001), Fraction(1, 1001))
-    stream = container.add_stream("libx264", rate=rate, options=options)
-    stream.width, stream.height, stream.pix_fmt = image.width, image.height, "yuv420p"
-    context = stream.codec_context
-    context.thread_count, context.time_base = 1, base
-    context.colorspace, context.color_range = image.colorspace, image.color_range
-    return stream
 
 
 def _time_base(times: NDArray[np.float64], base: Any) -> Fraction:
