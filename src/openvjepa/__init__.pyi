@@ -29,7 +29,7 @@ from .config import (
 from .data.clips import read_clip
 from .data.index import VideoIndex, VideoRecord, read_index
 from .data.synthetic import make_shapes
-from .errors import CheckpointError, ConfigError, DataError, OpenVJEPAError, VideoError
+from .errors import CheckpointError, ConfigError, DataError, Interrupted, OpenVJEPAError, VideoError
 from .features.encode import encode
 from .inference.classifier import VideoClassifier, load_classifier
 from .inference.predictions import Prediction
@@ -58,6 +58,7 @@ __all__ = [
     "EmbedConfig",
     "EvaluateConfig",
     "FinetuneConfig",
+    "Interrupted",
     "LoadedModel",
     "MappedClip",
     "MaskConfig",

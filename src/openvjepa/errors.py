@@ -32,6 +32,9 @@ class OpenVJEPAError(Exception):
     What names and files bring into the message cannot control the terminal that shows it.
     """
 
+    everywhere: bool = False
+    """Whether every process of a distributed run raises it, so that showing one of them is enough."""
+
     def __str__(self) -> str:
         return "\n".join(map(printable, super().__str__().split("\n")))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from openvjepa.errors import CheckpointError
+from openvjepa.progress import Work, set_reporter
 from openvjepa.train.logs import TIMINGS, Pace, RunLog, read_metrics
 
 
@@ -66,25 +66,26 @@ def test_pace_is_over_the_steps_since_the_last_line() -> None:
     assert frozen.figures()["data_wait"] == 0.0
 
 
-def test_without_a_terminal_progress_is_lines_of_text(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caplog.set_level("INFO", "openvjepa")
-    clock = iter(range(0, 1000, 4))
-    monkeypatch.setattr("openvjepa.train.logs.time.monotonic", lambda: float(next(clock)))
-    write(tmp_path, range(1, 21))
-    lines = caplog.messages
-    assert 3 < len(lines) < 10
-    assert lines[-1] == "step 20/20  loss 1.0000  8.0 clips/s  data wait 20%  ETA 0:00:00"
-    assert lines[0] == "step 3/20  loss 1.0000  8.0 clips/s  data wait 20%  ETA 0:00:08"
+def test_progress_counts_from_where_the_run_stands(tmp_path: Path) -> None:
+    told: list[Any] = []
 
+    class Recorder:
+        def __init__(self, work: Work) -> None:
+            told.append(work)
 
-def test_on_a_terminal_progress_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    write(tmp_path, range(1, 3))
-    assert "ETA" not in capsys.readouterr().out
+        def update(self, done: int, total: int | None, figures: str) -> None:
+            told.append((done, total, figures))
+
+        def close(self) -> None:
+            told.append("closed")
+
+    before = set_reporter(Recorder)
+    try:
+        write(tmp_path, range(8, 10))
+    finally:
+        set_reporter(before)
+    figures = "loss 1.0000  8.0 clips/s  data wait 20%"
+    assert told == [Work("training", 20, 7, "steps"), (8, 20, figures), (9, 20, figures), "closed"]
 
 
 def test_other_processes_write_nothing(tmp_path: Path) -> None:

@@ -110,7 +110,8 @@ def _failed(error: BaseException, status: int) -> int:
     """Write an error in one line; with OPENVJEPA_DEBUG=1, raise it."""
     if os.environ.get("OPENVJEPA_DEBUG") == "1":
         raise error
-    console.complain(f"error: {_one_line(error)}")
+    if not (getattr(error, "everywhere", False) and os.environ.get("RANK", "0") != "0"):
+        console.complain(f"error: {_one_line(error)}")
     return status
 
 

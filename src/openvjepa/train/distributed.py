@@ -106,8 +106,13 @@ class Runtime:
                 answer = [None, error]
         dist.broadcast_object_list(answer, src=0, group=self.messages)
         if answer[1] is not None:
-            raise answer[1]
+            raise self.common(answer[1])
         return answer[0]
+
+    def common(self, error: OpenVJEPAError) -> OpenVJEPAError:
+        """An error that all processes raise: the command line shows it once."""
+        error.everywhere = self.world_size > 1
+        return error
 
     def broadcast(self, tensor: Tensor) -> None:
         """Fill a tensor, on any device, with that of the main process."""
@@ -219,7 +224,9 @@ def one_process(what: str) -> None:
         ConfigError: there are several processes.
     """
     if Launch.from_environment().world_size > 1:
-        raise ConfigError(f"{what} runs in one process: start it without torchrun")
+        error = ConfigError(f"{what} runs in one process: start it without torchrun")
+        error.everywhere = True
+        raise error
 
 
 def lost_peer(error: RuntimeError) -> bool:

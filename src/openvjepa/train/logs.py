@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import math
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from openvjepa.errors import CheckpointError
-
-logger = logging.getLogger("openvjepa")
+from openvjepa.progress import Meter
 
 TIMINGS = ("clips_per_s", "seconds_per_step", "data_wait")  # the keys of the record that differ from run to run
-_LINE_EVERY = 10.0  # seconds between two lines of text where there is no terminal
 
 
 class Pace:
@@ -63,17 +57,8 @@ class RunLog:
         except CheckpointError:
             threading.excepthook = self.thread_hook
             raise
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            disable=not sys.stdout.isatty(),
-        )
-        self.bar = self.progress.add_task("train", total=steps, completed=start_step, figures="")
-        self.progress.start()
-        self.last_line = time.monotonic()
+        self.stack = contextlib.ExitStack()
+        self.meter = self.stack.enter_context(Meter("training", steps, start_step, unit="steps"))
 
     def _open(self, start_step: int) -> None:
         path = self.run_dir / "metrics.jsonl"
@@ -88,7 +73,7 @@ class RunLog:
             )
 
     def advance(self, step: int, loss: float | None) -> None:
-        """Show a finished step; without a terminal, as a line of text every 10 seconds.
+        """Show a finished step.
 
         Args:
             step: its number.
@@ -96,15 +81,10 @@ class RunLog:
         """
         if not self.enabled:
             return
-        pace = self.pace.figures()
         self.loss = self.loss if loss is None else loss
-        figures = f"loss {self.loss:.4f}  {pace['clips_per_s']:.1f} clips/s  data wait {pace['data_wait']:.0%}"
-        self.progress.update(self.bar, completed=step, figures=figures)
-        if self.progress.disable and (time.monotonic() - self.last_line > _LINE_EVERY or step == self.steps):
-            self.last_line = time.monotonic()
-            left = int((self.steps - step) * pace["seconds_per_step"])
-            eta = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-            logger.info("step %d/%d  %s  ETA %s", step, self.steps, figures, eta)
+        pace = self.pace.figures()
+        speed = f"{pace['clips_per_s']:.1f} clips/s  data wait {pace['data_wait']:.0%}"
+        self.meter.show(step, figures=f"loss {self.loss:.4f}  {speed}")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append values and the pace as one line of the record, and the same to TensorBoard."""
@@ -121,7 +101,7 @@ class RunLog:
     def close(self) -> None:
         """Stop the progress line and close the files."""
         if self.enabled:
-            self.progress.stop()
+            self.stack.close()
             for file in (self.file, self.tensorboard):
                 with contextlib.suppress(OSError):  # what could not be written has been reported by write
                     file.close()

@@ -222,10 +222,11 @@ def check_same_settings(config: Mapping[str, Any], runtime: Runtime) -> None:
     for rank, other in enumerate(every):
         differ = sorted(key for key in every[0].keys() | other.keys() if every[0].get(key) != other.get(key))
         if differ:
-            raise ConfigError(
+            text = (
                 f"the processes were started with different settings: {differ[0]} is {other.get(differ[0])} in process "
                 f"{rank}, {every[0].get(differ[0])} in process 0"
             )
+            raise runtime.common(ConfigError(text))
 
 
 def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:

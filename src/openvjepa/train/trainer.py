@@ -123,10 +123,11 @@ def _guarded(run: _Run, batches: Iterator[Batch], signals: StopSignals, stop: Ca
         run.save_alone()
         return int(signal.SIGINT)
     except NotFiniteError as error:
-        raise OpenVJEPAError(
+        text = (
             f"{error}: stopped before it reached the weights; {run.saved_as()}. Start again with a lower --lr, or go on with "
             "--resume --precision fp32"
-        ) from None
+        )
+        raise run.runtime.common(OpenVJEPAError(text)) from None
     except DataError:
         run.save()  # all processes are here
         raise
@@ -348,7 +349,9 @@ def _next(batches: Iterator[Batch], runtime: Runtime) -> Batch:
     if runtime.highest(int(problem is not None)):
         for rank, text in enumerate(runtime.gather("" if problem is None else _message(problem))):
             if text:
-                raise DataError(text if runtime.world_size == 1 else f"process {rank}: {text}") from None
+                raise runtime.common(
+                    DataError(text if runtime.world_size == 1 else f"process {rank}: {text}")
+                ) from None
     assert batch is not None
     return batch
 
