@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -179,7 +180,9 @@ def _load_unfinished(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
     if isinstance(state.get("config"), dict) and "finetune" in state["config"]:
         raise CheckpointError(f"{path}: a fine-tuning run that has not ended: go on with it by --resume")
     model = _load_checkpoint(state, arch, str(file))
-    return replace(model, notes=(*model.notes, f"the run has not ended: this is step {state['step']} ({file.name})"))
+    note = f"the run has not ended: this is step {state['step']} ({file.name})"
+    logging.getLogger("openvjepa").warning("%s: %s", path, note)
+    return replace(model, notes=(*model.notes, note))
 
 
 def _read_own_settings(path: Path, arch: Mapping[str, Any]) -> tuple[ModelConfig, Mapping[str, Any]]:
