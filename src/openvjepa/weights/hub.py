@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
