@@ -1,3 +1,4 @@
+from .commands.compare import compare
 from .commands.embed import embed
 from .commands.evaluate import evaluate
 from .commands.finetune import finetune
@@ -6,6 +7,7 @@ from .commands.pretrain import pretrain
 from .commands.probe import probe
 from .commands.show import show
 from .commands.track import track
+from .commands.train import train_classifier
 from .config import (
     ClipProtocol,
     DataConfig,
@@ -87,6 +89,7 @@ __all__ = [
     "__version__",
     "attention_rows",
     "boundary_accuracy",
+    "compare",
     "cosine_similarity",
     "create_model",
     "embed",
@@ -119,4 +122,5 @@ __all__ = [
     "track",
     "track_masks",
     "track_points",
+    "train_classifier",
 ]

@@ -9,7 +9,7 @@ import pytest
 
 from openvjepa.cli.main import main
 from openvjepa.commands.evaluate import evaluate
-from openvjepa.commands.train import train
+from openvjepa.commands.train import train_classifier
 from openvjepa.config import EvaluateConfig
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.inference.classifier import load_classifier
@@ -36,9 +36,11 @@ def test_the_best_candidate_is_trained_tested_and_saved(
     page = (out / "report.html").read_text()
     assert "How many labels are enough?" in page
     with pytest.raises(ConfigError, match="holds a finished run"):
-        train(str(shapes), label="motion", model=[str(saved)], out=out)
+        train_classifier(str(shapes), label="motion", model=[str(saved)], out=out)
 
 
 def test_too_little_time_is_an_error(saved: Path, shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="too little to encode"):
-        train(str(shapes), label="motion", model=[str(saved)], out=tmp_path / "run", minutes=0.05, train_views=1000)
+        train_classifier(
+            str(shapes), label="motion", model=[str(saved)], out=tmp_path / "run", minutes=0.05, train_views=1000
+        )

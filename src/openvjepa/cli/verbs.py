@@ -136,7 +136,7 @@ VERBS = (
             "vjepa train list.csv --label action --minutes 30 --model runs/mine pixels",
         ),
         "config.train:ClassifierConfig",
-        "commands.train:train",
+        "commands.train:train_classifier",
         positional=("source",),
         needed=("source",),
         render="cli.render.train:train",

@@ -33,7 +33,7 @@ log = logging.getLogger("openvjepa")
 
 
 @command(ClassifierConfig, "source")
-def train(config: ClassifierConfig) -> TrainResult:
+def train_classifier(config: ClassifierConfig) -> TrainResult:
     """Compare classifiers on several encoders by cross-validation, and train, calibrate, test and save the best one.
 
     Writes into the run folder: features (the cache), config.yaml, splits.csv, model.safetensors and model.yaml (which

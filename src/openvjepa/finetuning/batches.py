@@ -6,6 +6,7 @@ four times 4 clips show those of one of 16.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,8 @@ from openvjepa.errors import DataError, OpenVJEPAError, VideoError
 from openvjepa.features.encode import check_bad
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.progress import Meter
+
+log = logging.getLogger("openvjepa")
 
 _ORDER, _VIEW, _AUGMENT, _MIXUP = range(20, 24)  # tags that keep the streams of random numbers apart
 _EXAMPLES = 4  # videos that a loader process must have for it to be worth its start
@@ -102,7 +105,7 @@ class ClipBatches(Dataset[Batch]):
             try:
                 frames = clips.random_clip(record.open(), video, clip - 1, hflip=self.hflip)
             except VideoError as error:
-                print(f"warning: {record.name}: {error.reason}: its plain clip is shown instead", flush=True)
+                log.warning("%s: %s: its plain clip is shown instead", record.name, error.reason)
         if frames is None:
             plain, _, reason = clips[video]
             if reason:
