@@ -8,12 +8,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from openvjepa.config import ModelConfig, ShapesConfig
+from openvjepa.config import ClipProtocol, ModelConfig, ObjectiveConfig, PhysicsConfig, ShapesConfig
+from openvjepa.data.physics import make_physics
 from openvjepa.data.synthetic import make_shapes
 from openvjepa.model.encoder import Encoder, create_model
+from openvjepa.model.jepa import JEPA
 from openvjepa.weights.hub import save_model
 
 TINY = ModelConfig(arch="vit_femto", img_size=32, patch_size=16, num_frames=4, embed_dim=24, depth=2, num_heads=3)
+TINY_PREDICTIVE = ModelConfig(
+    arch="vit_femto",
+    img_size=32,
+    patch_size=16,
+    num_frames=8,
+    embed_dim=24,
+    depth=2,
+    num_heads=3,
+    predictor_embed_dim=24,
+    predictor_depth=2,
+    num_mask_tokens=1,
+    positions="rope",
+)
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +55,28 @@ def saved(encoder: Encoder, tmp_path: Path) -> Path:
     """Folder of the encoder."""
     save_model(tmp_path / "model", encoder)
     return tmp_path / "model"
+
+
+@pytest.fixture(scope="session")
+def physics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of 6 training videos and 7 pairs of 32 px and 12 frames."""
+    out = tmp_path_factory.mktemp("physics")
+    make_physics(PhysicsConfig(out=str(out), train=6, val=0, test=7, size=32, frames=12), workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def predictive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a model: 4 x 2 x 2 tokens of 24 channels, every frame of a video."""
+    torch.manual_seed(0)
+    jepa = JEPA(TINY_PREDICTIVE, ObjectiveConfig())
+    for module in (jepa.target_encoder, jepa.predictor):
+        for value in module.parameters():
+            if value.ndim > 1:
+                torch.nn.init.normal_(value, 0, 1.2 / value[0].numel() ** 0.5)
+    out = tmp_path_factory.mktemp("predictive")
+    save_model(out, jepa.target_encoder, jepa.predictor, clip=ClipProtocol.of(TINY_PREDICTIVE, frame_step=1))
+    return out
 
 
 @pytest.fixture(autouse=True)

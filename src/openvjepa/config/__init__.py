@@ -48,6 +48,7 @@ from openvjepa.config.pretrain import (
 from openvjepa.config.protocol import ClipProtocol
 from openvjepa.config.ranges import Config, Range, check_ranges, ranges_of
 from openvjepa.config.show import PropagationConfig, ShowConfig, TrackConfig
+from openvjepa.config.surprise import DecodeConfig, SurpriseConfig
 from openvjepa.config.train import ClassifierConfig
 from openvjepa.config.yaml import from_mapping, read_yaml, to_mapping, to_yaml
 
@@ -70,6 +71,7 @@ __all__ = [
     "Config",
     "ConvertConfig",
     "DataConfig",
+    "DecodeConfig",
     "DemoConfig",
     "EmbedConfig",
     "EncoderDims",
@@ -102,6 +104,7 @@ __all__ = [
     "ShowConfig",
     "Split",
     "SplitConfig",
+    "SurpriseConfig",
     "TrackConfig",
     "TrainConfig",
     "Tune",

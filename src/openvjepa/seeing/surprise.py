@@ -13,12 +13,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from openvjepa.config import ModelConfig
+from openvjepa.config import ClipProtocol, ModelConfig
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import ConfigError
 from openvjepa.grid import TokenGrid
@@ -26,7 +26,7 @@ from openvjepa.model.encoder import Encoder
 from openvjepa.model.objectives.masked import normalize_targets
 from openvjepa.model.predictor import Predictor
 from openvjepa.train.distributed import Runtime
-from openvjepa.weights.hub import LoadedModel
+from openvjepa.weights.hub import LoadedModel, load_model
 
 MOST_CONTEXTS = 5
 _CONTEXT_SHARES = (1 / 8, 5 / 8)  # of the window, shortest and longest: 2..10 of 16 frames
@@ -42,8 +42,8 @@ class PredictiveModel:
     target_encoder: Encoder
     """Encodes what is predicted. Files that hold one encoder hold this one, and it encodes the context too."""
     name: str
-    antialias: bool = True
-    """How frames are resized for it."""
+    clip: ClipProtocol
+    """Frames, frame rate and preprocessing of the clips that it was made for."""
 
     @property
     def config(self) -> ModelConfig:
@@ -85,6 +85,10 @@ def predictive_model(model: LoadedModel, *, encoder: Encoder | None = None) -> P
         raise ConfigError(f"{model.source}: its predictor needs actions (V-JEPA 2-AC): {advice}")
     if not config.num_mask_tokens:
         raise ConfigError(f"{model.source}: its predictor has no mask tokens (trained by diffusion): {advice}")
+    if not model.clip.is_published:
+        raise ConfigError(
+            f"{model.source}: made for frames normalized or cropped otherwise than for the published models"
+        )
     width = config.predictor_levels * config.dims.embed_dim
     if config.predictor_out_dim not in (None, width):
         raise ConfigError(
@@ -93,7 +97,29 @@ def predictive_model(model: LoadedModel, *, encoder: Encoder | None = None) -> P
         )
     if config.num_frames < 2 * config.tubelet_size:
         raise ConfigError(f"{model.source}: a clip of one time step has no future: {advice}")
-    return PredictiveModel(encoder or model.encoder, predictor, model.encoder, model.source, model.antialias)
+    return PredictiveModel(encoder or model.encoder, predictor, model.encoder, model.source, model.clip)
+
+
+UNTRAINED = "untrained:"
+"""Before the name of a model: its architecture with random weights."""
+
+
+def load_predictive(source: str, *, seed: int = 0) -> PredictiveModel:
+    """Load a model for surprise; untrained:MODEL has its architecture and random weights.
+
+    Raises:
+        ConfigError: it expects nothing.
+        CheckpointError: it cannot be read.
+    """
+    model = load_model(source.removeprefix(UNTRAINED))
+    if source.startswith(UNTRAINED) and isinstance(model.predictor, Predictor):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder, predictor = Encoder(model.config), Predictor(model.config)
+        for module in (encoder, predictor):
+            module.eval().requires_grad_(False)
+        model = replace(model, encoder=encoder, predictor=predictor, source=source)
+    return predictive_model(model)
 
 
 def default_contexts(config: ModelConfig) -> tuple[int, ...]:

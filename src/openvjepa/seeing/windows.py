@@ -6,7 +6,7 @@ Shapes: F sampled frames of a video, W windows of T frames.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,13 +52,18 @@ def plan_windows(video: Video, spec: ClipSpec, stride: int) -> WindowPlan:
         spec: frames of a window, and their rate.
         stride: sampled frames from the start of a window to that of the next.
     """
-    step = spec.seconds_per_frame(video)
-    count = int(float(video.times[-1]) / step + 1e-6) + 1
-    numbers = ClipSpec(count, spec.frame_step, spec.fps).indices(video, 0.0)
+    if spec.frame_step is not None:
+        numbers = np.arange(0, video.frame_count, spec.frame_step)
+        times = video.times[numbers]
+    else:
+        step = spec.seconds_per_frame(video)
+        count = int(float(video.times[-1]) / step + 1e-6) + 1
+        numbers = replace(spec, num_frames=count).indices(video, 0.0)
+        times = np.arange(count, dtype=np.float64) * step
+    count = len(numbers)
     last = max(0, count - spec.num_frames)
     starts = list(range(0, last + 1, stride))
     starts += [last] if starts[-1] != last else []
-    times = np.arange(count, dtype=np.float64) * step
     return WindowPlan(numbers, times, np.array(starts), spec.num_frames, max(0, spec.num_frames - count))
 
 
@@ -116,24 +121,29 @@ def read_frames(video: Video, plan: WindowPlan, size: tuple[int, int], *, antial
 def _frames(
     video: Video, plan: WindowPlan, places: Sequence[int], size: tuple[int, int], antialias: bool
 ) -> dict[int, Tensor | str]:
-    """Sampled frames by place, resized; several are decoded at a time, and one by one where that fails."""
+    """Sampled frames by place, resized.
+
+    Several are decoded at a time. Where one is lost, they are decoded one by one, so that no stand-in is taken for what the
+    video shows: a frame that stands still would count as a surprise.
+    """
     found: dict[int, Tensor | str] = {}
-    if not places:
-        return found
-    step = 1
+    size_of_part = 1
     at = 0
     while at < len(places):
-        part = places[at : at + step]
+        part = places[at : at + size_of_part]
         try:
-            decoded = video.frames([int(plan.numbers[k]) for k in part]).frames
+            batch = video.frames([int(plan.numbers[k]) for k in part])
+            lost = "a frame cannot be decoded" if batch.lost else None
         except VideoError as error:
-            if len(part) > 1:
-                step = 1
-                continue
-            found[part[0]] = error.reason
+            batch, lost = None, error.reason
+        if lost is not None and len(part) > 1:
+            size_of_part = 1
+            continue
+        if batch is None or lost is not None:
+            found[part[0]] = str(lost)
         else:
-            views = eval_views(decoded, size, 1, antialias=antialias or video.is_image)[0]
+            views = eval_views(batch.frames, size, 1, antialias=antialias or video.is_image)[0]
             found |= dict(zip(part, views.unbind(1), strict=True))
-            step = max(1, min(64, _READ_BYTES // decoded[0].nbytes))
+            size_of_part = max(1, min(2 * size_of_part, 64, _READ_BYTES // batch.frames[0].nbytes))
         at += len(part)
     return found

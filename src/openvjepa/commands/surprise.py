@@ -1,0 +1,187 @@
+"""`vjepa surprise`: does a video continue as the model expects?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openvjepa.commands.show import chosen, gather
+from openvjepa.config import RateConfig, SurpriseConfig, TrainConfig, command
+from openvjepa.data.clips import ClipSpec
+from openvjepa.errors import ConfigError, DataError, VideoError
+from openvjepa.progress import Meter
+from openvjepa.reports.surprise import PageFacts, accuracies, heat_limit, write_annotated, write_page
+from openvjepa.seeing.benchmarks import Separation, Trial, read_benchmark, separation
+from openvjepa.seeing.following import FollowSettings, VideoSurprise, follow_all, reference_mean, write_csv
+from openvjepa.seeing.surprise import PredictiveModel, check_contexts, default_contexts, load_predictive
+from openvjepa.seeing.windows import read_frames
+from openvjepa.train.distributed import make_runtime
+
+CSV, PAGE = "surprise.csv", "surprise.html"
+_NAMES = ("ratio", "surprise", "repeat", "mean")
+
+
+@dataclass(frozen=True)
+class SurpriseResult:
+    """What `vjepa surprise` found and wrote."""
+
+    videos: tuple[VideoSurprise, ...]
+    skipped: dict[str, str]
+    """Files that cannot be read: path -> reason."""
+    separations: dict[str, Separation]
+    """With benchmark: measure -> accuracies."""
+    files: tuple[Path, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        bad = [{"path": path, "error": reason} for path, reason in self.skipped.items()]
+        values: dict[str, Any] = {"videos": [*(video.to_dict() for video in self.videos), *bad]}
+        if self.separations:
+            values["benchmark"] = {
+                name: {
+                    **{key: vars(getattr(found, key)) for key in ("relative", "absolute", "auroc")},
+                    "groups": found.groups,
+                    "scenes": found.scenes,
+                }
+                for name, found in self.separations.items()
+            }
+        return values
+
+
+@command(SurpriseConfig, "videos")
+def surprise(config: SurpriseConfig) -> SurpriseResult:
+    """Measure how far videos continue from what a model expects, beside two baselines.
+
+    Raises:
+        ConfigError: no videos or model are given, the model expects nothing, or the output is there already.
+        DataError: a list or benchmark cannot be read, or none of the videos.
+        CheckpointError: the model cannot be read, or a file cannot be written.
+    """
+    out = _check(config)
+    trials: Sequence[Trial] = ()
+    if config.benchmark is not None:
+        trials = read_benchmark(config.videos[0], config.benchmark, split=config.split)
+        paths = [trial.path for trial in trials]
+    else:
+        index = gather(config.videos, config.label)
+        paths = chosen(index, config.limit or len(index))
+    model = load_predictive(config.model, seed=config.seed)
+    contexts = check_contexts(config.contexts, model.config) if config.contexts else default_contexts(model.config)
+    spec = clip_spec(model, config)
+    train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
+    with make_runtime(train) as runtime:
+        model.to(runtime.device)
+        settings = FollowSettings(spec, contexts, config.stride, config.batch_size, runtime)
+        found = _follow(model, paths, settings)
+    videos = tuple(video for video in found if isinstance(video, VideoSurprise))
+    skipped = {video.path: video.reason for video in found if isinstance(video, VideoError)}
+    if not videos:
+        raise DataError(f"none of {len(paths)} videos can be read, for example {next(iter(skipped.items()))}")
+    separations = _separations(trials, found, config.seed) if trials else {}
+    result = SurpriseResult(videos, skipped, separations, ())
+    files = _write(config, out, model, settings, result, found)
+    return replace(result, files=tuple(files))
+
+
+def _check(config: SurpriseConfig) -> Path:
+    if not config.videos or not config.model:
+        raise ConfigError("give videos (files, folders, lists or CSV files), and --model")
+    out = Path(config.out)
+    old = [name for name in (CSV, PAGE) if (out / name).exists()]
+    if old and not config.overwrite:
+        raise ConfigError(f"{out}: holds {old[0]} already: choose another --out, or add --overwrite to replace it")
+    return out
+
+
+def clip_spec(model: PredictiveModel, rate: RateConfig) -> ClipSpec:
+    """Frames of a window: of the model's own rate, unless another is asked for."""
+    if rate.frame_step is not None or rate.fps is not None:
+        return ClipSpec(model.config.num_frames, rate.frame_step, rate.fps)
+    return ClipSpec(model.config.num_frames, model.clip.frame_step, model.clip.fps)
+
+
+def _follow(model: PredictiveModel, paths: Sequence[str], settings: FollowSettings) -> list[VideoSurprise | VideoError]:
+    mean = reference_mean(model, paths, settings)
+    found = []
+    with Meter("measuring surprise", len(paths)) as meter:
+        for video in follow_all(model, paths, settings, mean):
+            found.append(video)
+            meter.show(len(found))
+    return found
+
+
+def _separations(
+    trials: Sequence[Trial], found: Sequence[VideoSurprise | VideoError], seed: int
+) -> dict[str, Separation]:
+    """Accuracies of each measure; scenes with a video that cannot be read are left out."""
+    lost = {trial.scene for trial, video in zip(trials, found, strict=True) if isinstance(video, VideoError)}
+    kept = [(t, v) for t, v in zip(trials, found, strict=True) if t.scene not in lost and isinstance(v, VideoSurprise)]
+    if not kept:
+        raise DataError("every scene of the benchmark has a video that cannot be read")
+    means, tops = ([v.score(how) for _, v in kept] for how in ("mean", "max"))
+    return {
+        name: separation(
+            [trial for trial, _ in kept],
+            np.array([getattr(score, name) for score in means]),
+            np.array([getattr(score, name) for score in tops]),
+            seed=seed,
+        )
+        for name in _NAMES
+    }
+
+
+def _write(
+    config: SurpriseConfig,
+    out: Path,
+    model: PredictiveModel,
+    settings: FollowSettings,
+    result: SurpriseResult,
+    found: Sequence[VideoSurprise | VideoError],
+) -> list[Path]:
+    """CSV, page and annotated copies."""
+    from openvjepa.data.video import open_video
+
+    facts = PageFacts(model.name, _facts(settings, len(result.videos)))
+    extra = [accuracies(result.separations)] if result.separations else []
+    write_csv(out / CSV, found)
+    files = [out / CSV]
+    files.append(
+        write_page(
+            out / PAGE,
+            facts,
+            result.videos,
+            result.skipped,
+            model,
+            pooling=config.pooling,
+            pictures=config.pictures,
+            extra=extra,
+        )
+    )
+    if config.annotate:
+        high = heat_limit(result.videos)
+        caption = [f"Model: {model.name}", *(f"{name}: {value}" for name, value in facts.rows.items())]
+        for number, video in enumerate(result.videos):
+            stem = Path(video.path).stem
+            taken = any(Path(other.path).stem == stem for other in result.videos[:number])
+            target = out / (f"surprise-{stem}-{number + 1}.mp4" if taken else f"surprise-{stem}.mp4")
+            frames = read_frames(
+                open_video(video.path), video.plan, model.config.image_hw, antialias=model.clip.antialias
+            )
+            files.append(write_annotated(target, video, frames, high, caption))
+    return files
+
+
+def _facts(settings: FollowSettings, videos: int) -> dict[str, str]:
+    spec = settings.spec
+    rate = f"{spec.fps:g} frames per second" if spec.fps is not None else f"one of {spec.frame_step} of the video"
+    return {
+        "windows": f"{spec.num_frames} frames ({rate}), a new window every {settings.stride} of them",
+        "contexts": f"{', '.join(map(str, settings.contexts))} frames, averaged",
+        "layers": "target encoder's last block (all predicted levels), layer-normed",
+        "mean token of each place": f"over at most 64 windows of these {videos} videos",
+        "computed on": str(settings.runtime),
+    }
