@@ -25,7 +25,7 @@ KINDS = sorted(
 )
 NEEDED = {"source": "videos", "out": "there", "model": "m", "to": "hf", "num_frames": 4, "size": (32, 32)}
 NUMBERS = (nan, inf, -inf, 0, -1, 1e30, 10**23, 10**40)
-MAY_BE_EMPTY = {"source", "model", "run", "geometry", "arch"}  # source, model: the command says what to give
+MAY_BE_EMPTY = {"source", "model", "video", "geometry", "arch"}  # source, model, video: the command says what to give
 
 
 def leaves(hint: Any) -> set[Any]:

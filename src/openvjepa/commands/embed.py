@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from openvjepa.config import EmbedConfig, TrainConfig, command, to_mapping
+from openvjepa.config import EmbedConfig, command, to_mapping
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.errors import ConfigError, DataError
@@ -71,8 +71,7 @@ def embed(config: EmbedConfig) -> EmbedResult:
     model = load_model(config.model)
     logger.info("%s", model)
     plan = _plan(config, model, index)
-    train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
-    with make_runtime(train) as runtime:
+    with make_runtime(config) as runtime:
         logger.info("embed on %s", runtime)
         settings = EncodeSettings(runtime, config.batch_size, workers=config.workers, layer=config.layer)
         encoder = model.encoder.to(runtime.device)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from openvjepa.config import EvaluateConfig, TrainConfig, command, to_mapping
+from openvjepa.config import EvaluateConfig, command, to_mapping
 from openvjepa.data.lists.cells import safe_cell
 from openvjepa.errors import ConfigError
 from openvjepa.features.encode import EncodeSettings
@@ -51,8 +51,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         check_combinable(members)
     for member in members:
         check_labels(chosen.index, member)
-    train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
-    with make_runtime(train) as runtime:
+    with make_runtime(config) as runtime:
         logger.info("evaluate on %s", runtime)
         to_device(members, runtime)
         settings = EncodeSettings(runtime, config.batch_size, workers=config.workers)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from openvjepa.config import FINETUNE_PRESETS, FinetuneConfig, TrainConfig, command, to_mapping
+from openvjepa.config import FINETUNE_PRESETS, FinetuneConfig, command, to_mapping
 from openvjepa.data.augment import Augmentation
 from openvjepa.data.index import SPLITS, VideoIndex
 from openvjepa.data.splits import read_splits
@@ -60,8 +60,7 @@ def _finetune(config: FinetuneConfig, folder: RunFolder) -> FinetuneResult:
     if config.precision is None and config.tune == "head":
         precision, reason = "fp32", "the encoder is frozen"
     config = replace(config, frame_step=frame_step, fps=fps, precision=precision)
-    train = TrainConfig(device=config.device, precision=precision, threads=config.threads)
-    with make_runtime(train, reason=reason) as runtime:
+    with make_runtime(config, reason=reason) as runtime:
         log.info("fine-tuning (%s) on %s\nstarting from %s", config.tune, runtime, model)
         run = FinetuneRun(config, model, splits, runtime)
         folder.start()  # not earlier: what is overwritten stays until the videos have been read

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from openvjepa.config import PredictConfig, TrainConfig, command
+from openvjepa.config import PredictConfig, command
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.features.encode import EncodeSettings
@@ -53,8 +53,7 @@ def predict(config: PredictConfig) -> list[Prediction]:
     members = load_members(config.model, records, frame_step=config.frame_step, fps=config.fps, **shown)
     if config.combine is not None or config.window is not None:
         check_combinable(members)
-    train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
-    with make_runtime(train) as runtime:
+    with make_runtime(config) as runtime:
         to_device(members, runtime)
         predictions = _predict(config, members, wanted, records, runtime)
     if config.window is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from openvjepa.config import ProbeConfig, TrainConfig, command, to_mapping, to_yaml
+from openvjepa.config import ProbeConfig, command, to_mapping, to_yaml
 from openvjepa.data.images import is_image
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.seen import SPLITS_FILE, splits_csv
@@ -98,8 +98,7 @@ def _probe(config: ProbeConfig, folder: RunFolder) -> ProbeResult:
     model = load_model(config.model)
     frame_step, fps = clip_rate(model, config.frame_step, config.fps)
     config = replace(config, frame_step=frame_step, fps=fps)
-    train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
-    with make_runtime(train) as runtime:
+    with make_runtime(config) as runtime:
         log.info("probe on %s", runtime)
         settings = EncodeSettings(runtime, config.encode_batch, config.feature_dtype, config.workers, config.max_bad)
         encoder = model.encoder.to(runtime.device)

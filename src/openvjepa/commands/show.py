@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openvjepa.config import ShowConfig, TrainConfig, command
+from openvjepa.config import ShowConfig, command
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.errors import ConfigError, DataError
@@ -55,8 +55,7 @@ def show(config: ShowConfig) -> ShowResult:
     if "attention" in config.what:
         for model in models:
             check_probe(model)
-    train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
-    with make_runtime(train) as runtime:
+    with make_runtime(config) as runtime:
         for model in models:
             model.encoder.to(runtime.device)
         found = ShowResult((), {})

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from openvjepa.config import PropagationConfig, TrackConfig, TrainConfig, command
+from openvjepa.config import PropagationConfig, TrackConfig, command
 from openvjepa.config.parts import part
 from openvjepa.data.images import is_image_name
 from openvjepa.data.video import Video, open_video
@@ -68,8 +68,7 @@ def track(config: TrackConfig) -> TrackResult:
     points = _check(config)
     out = Path(config.out)
     model = load_any(config.model, seed=config.seed)
-    train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
-    with make_runtime(train) as runtime:
+    with make_runtime(config) as runtime:
         model.encoder.to(runtime.device)
         if config.davis is not None:
             return _davis(config, model, runtime, out)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openvjepa.config import ClassifierConfig, ModelConfig, TrainConfig, command, to_yaml
+from openvjepa.config import ClassifierConfig, ModelConfig, command, to_yaml
 from openvjepa.data.index import VideoIndex
 from openvjepa.data.seen import SPLITS_FILE, splits_csv
 from openvjepa.data.splits import check_splits, read_splits
@@ -48,8 +48,7 @@ def train_classifier(config: ClassifierConfig) -> TrainResult:
     if not config.overwrite and (out / "results.json").exists():
         raise ConfigError(f"{out}: holds a finished run: add --overwrite to replace it, or choose another --out")
     splits = read_splits(config)
-    compute = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
-    with make_runtime(compute) as runtime:
+    with make_runtime(config) as runtime:
         best, candidates, skipped = _search(config, splits, runtime, started + 60 * config.minutes)
         chosen = max(candidates, key=lambda candidate: candidate.result.rank)
         settings = EncodeSettings(runtime, workers=config.workers, max_bad=config.max_bad)

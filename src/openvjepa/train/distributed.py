@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from openvjepa.config import TrainConfig
+from openvjepa.config import ComputeConfig
 from openvjepa.errors import ConfigError, OpenVJEPAError
 from openvjepa.train.devices import CONFIGURED, choose_device, choose_dtype, keep_freed_memory, keep_kernels
 
@@ -127,7 +127,7 @@ class Runtime:
 
 
 @contextmanager
-def make_runtime(config: TrainConfig, *, distributed: bool = False, reason: str = CONFIGURED) -> Iterator[Runtime]:
+def make_runtime(config: ComputeConfig, *, distributed: bool = False, reason: str = CONFIGURED) -> Iterator[Runtime]:
     """Choose device and precision; join the process group that torchrun describes, if any, and leave it afterwards.
 
     Args:
