@@ -12,7 +12,7 @@ from torch import Tensor
 
 from openvjepa.commands.show import chosen, gather
 from openvjepa.commands.surprise import clip_spec
-from openvjepa.config import DecodeConfig, TrainConfig, command
+from openvjepa.config import DecodeConfig, command
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.video import open_video
 from openvjepa.errors import ConfigError, DataError, VideoError
@@ -60,8 +60,7 @@ def decode_videos(config: DecodeConfig) -> DecodeResult:
     size, frames = model.config.tubelet_size, model.config.num_frames
     (context,) = check_contexts((config.context or frames // 2 // size * size or size,), model.config)
     skipped: dict[str, str] = {}
-    train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
-    with make_runtime(train) as runtime:
+    with make_runtime(config) as runtime:
         model.to(runtime.device)
         spec = clip_spec(model, config)
         fitted, _ = _windows(chosen(source, config.limit or len(source)), spec, model, skipped)

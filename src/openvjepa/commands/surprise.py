@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from openvjepa.commands.show import chosen, gather
-from openvjepa.config import RateConfig, SurpriseConfig, TrainConfig, command
+from openvjepa.config import RateConfig, SurpriseConfig, command
 from openvjepa.data.clips import ClipSpec
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.progress import Meter
@@ -72,8 +72,7 @@ def surprise(config: SurpriseConfig) -> SurpriseResult:
     model = load_predictive(config.model, seed=config.seed)
     contexts = check_contexts(config.contexts, model.config) if config.contexts else default_contexts(model.config)
     spec = clip_spec(model, config)
-    train = TrainConfig(device=config.device, precision=config.precision, threads=config.threads)
-    with make_runtime(train) as runtime:
+    with make_runtime(config) as runtime:
         model.to(runtime.device)
         settings = FollowSettings(spec, contexts, config.stride, config.batch_size, runtime)
         found = _follow(model, paths, settings)

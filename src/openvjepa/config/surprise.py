@@ -14,7 +14,7 @@ from openvjepa.errors import ConfigError
 class SurpriseConfig(LabelConfig, RateConfig, ComputeConfig):
     """Everything `vjepa surprise` does."""
 
-    videos: tuple[str, ...] = ()
+    videos: tuple[Text, ...] = ()
     """Videos: files, folders, lists or CSV files; with benchmark, its folder."""
     model: str = ""
     """Model with predictor: a run folder of `vjepa pretrain`, a checkpoint file, or a name that `vjepa models` lists."""
@@ -32,7 +32,7 @@ class SurpriseConfig(LabelConfig, RateConfig, ComputeConfig):
     and inflevel: those sets' own folders."""
     split: Text | None = None
     """pairs: only videos of this split; None: all pairs."""
-    normal: tuple[str, ...] = ()
+    normal: tuple[Text, ...] = ()
     """Normal videos (files, folders, lists): fit on them, and report events in the others that are not like them."""
     quantile: ProperShare = 0.99
     """normal: windows of held-out normal videos below the threshold, as a share."""
@@ -65,11 +65,11 @@ class SurpriseConfig(LabelConfig, RateConfig, ComputeConfig):
 class DecodeConfig(RateConfig, ComputeConfig):
     """Everything `vjepa decode` does."""
 
-    videos: tuple[str, ...] = ()
+    videos: tuple[Text, ...] = ()
     """Videos to decode: files, folders, lists or CSV files."""
     model: str = ""
     """Model with predictor: a run folder of `vjepa pretrain`, a checkpoint file, or a name that `vjepa models` lists."""
-    fit: tuple[str, ...] = ()
+    fit: tuple[Text, ...] = ()
     """Videos to fit the decoder on, apart from those that are decoded: files, folders, lists or CSV files."""
     out: Text = "runs/decode"
     """Folder to write: decode.png and decode.html."""
