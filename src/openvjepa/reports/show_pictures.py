@@ -26,7 +26,8 @@ Pictures = NDArray[np.uint8]
 Enlarge = Literal["nearest", "bilinear"]
 
 CAPTION_PX = 15  # height of its letters
-PER_ROW = 16  # frames side by side
+PER_ROW = 16  # most frames side by side
+WIDEST = 1600  # px of a row, unless a single frame is wider
 MOST_CLIPS = 24  # in one strip
 _GAP = 2  # px between frames
 _INK, _SOFT, _PAPER = (27, 31, 36), (91, 100, 112), (255, 255, 255)
@@ -102,7 +103,8 @@ def text_bar(width: int, lines: Sequence[str], *, color: tuple[int, int, int] = 
 def strip(panels: Sequence[Panel], caption: Sequence[str], *, frame_px: int = 96) -> Pictures:
     """All panels one below the other, with the caption under them, as one picture [H, W, 3].
 
-    Rows of more than 16 pictures are broken; of more than 24 panels the first are drawn, and the caption says so.
+    Rows of more than 16 pictures, or wider than 1600 px, are broken; of more than 24 panels the first are drawn, and the caption
+    says so.
 
     Args:
         panels: clips with their maps.
@@ -122,10 +124,11 @@ def strip(panels: Sequence[Panel], caption: Sequence[str], *, frame_px: int = 96
 def _panel(panel: Panel, frame_px: int) -> list[Pictures]:
     """Pieces of a panel, [H, W, 3] each: pictures, with their names between them."""
     rows = [Row(row.name, enlarged(row.pictures, frame_px)) for row in panel.rows]
-    count, pieces = len(rows[0].pictures), []
-    for first in range(0, count, PER_ROW):
+    (count, _, width, _), pieces = rows[0].pictures.shape, []
+    together = max(1, min(PER_ROW, WIDEST // (width + _GAP)))
+    for first in range(0, count, together):
         for row in rows:
-            line = _side_by_side(row.pictures[first : first + PER_ROW])
+            line = _side_by_side(row.pictures[first : first + together])
             if first == 0:
                 pieces.append(text_bar(max(line.shape[1], 320), [row.name], color=_SOFT))
             pieces.append(line)
