@@ -171,7 +171,7 @@ def test_a_compressed_archive_is_refused(tmp_path: Path, half: Path) -> None:
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
         for item in old.namelist():
             new.writestr(item, old.read(item))
-    with pytest.raises(CheckpointError, match=r"damaged or not a checkpoint \(.* is compressed\)"):
+    with pytest.raises(CheckpointError, match=r"damaged or not a checkpoint .*is compressed"):
         load_checkpoint(packed)
 
 
