@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from openvjepa.config.parts import ComputeConfig, LabelConfig, RateConfig
-from openvjepa.config.ranges import Count, Few, ProperShare, Range, Seed, Text
+from openvjepa.config.ranges import Count, Few, Range, Seed, Text
 from openvjepa.errors import ConfigError
 
 
@@ -32,12 +32,6 @@ class SurpriseConfig(LabelConfig, RateConfig, ComputeConfig):
     and inflevel: those sets' own folders."""
     split: Text | None = None
     """pairs: only videos of this split; None: all pairs."""
-    normal: tuple[Text, ...] = ()
-    """Normal videos (files, folders, lists): fit on them, and report events in the others that are not like them."""
-    quantile: ProperShare = 0.99
-    """normal: windows of held-out normal videos below the threshold, as a share."""
-    min_run: Count = 2
-    """normal: windows in a row above the threshold that make an event."""
     annotate: bool = False
     """Write a copy of each video, as the model sees it, beside its heat map (surprise-NAME.mp4)."""
     pictures: Annotated[int, Range(0, 1000)] = 12
@@ -47,7 +41,7 @@ class SurpriseConfig(LabelConfig, RateConfig, ComputeConfig):
     batch_size: Count = 8
     """Windows in one pass."""
     seed: Seed = 0
-    """Random weights of untrained:MODEL, and draws of the bootstrap and the bank, follow from it."""
+    """Random weights of untrained:MODEL, and draws of the bootstrap, follow from it."""
     json: bool = False
     """Print JSON, for programs."""
     overwrite: bool = False
