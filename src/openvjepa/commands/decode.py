@@ -115,8 +115,13 @@ def _decode(
             yield decode(model, decoder, batch, context, mean, runtime)
 
     found = list(parts())
-    fields = ("truth", "true_tokens", "predicted_tokens", "mean_tokens")
-    return Decoded(*(torch.cat([getattr(part, name) for part in found]) for name in fields), context)
+    return Decoded(
+        torch.cat([part.truth for part in found]),
+        torch.cat([part.true_tokens for part in found]),
+        torch.cat([part.predicted_tokens for part in found]),
+        torch.cat([part.mean_tokens for part in found]),
+        context,
+    )
 
 
 def _facts(

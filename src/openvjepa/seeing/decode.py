@@ -193,5 +193,5 @@ def decode(
     true = target_tokens(model, clips, runtime)[:, first:].cpu()
     expected = predicted_tokens(model, clips, context, runtime).cpu()
     usual = mean[first:].expand(len(clips), -1, -1)
-    frames = (pixels_to_frames(decoder(tokens, first), model) for tokens in (true, expected, usual))
-    return Decoded(windows[:, :, context:].float() / 255, *frames, context)
+    a, b, c = (pixels_to_frames(decoder(tokens, first), model) for tokens in (true, expected, usual))
+    return Decoded(windows[:, :, context:].float() / 255, a, b, c, context)
