@@ -39,7 +39,7 @@ def report(args: argparse.Namespace) -> None:
 
 def values(group: list[Line], label: str, features: str, probe: str, count: str) -> list[float]:
     """Accuracies of the seeds, where they were measured."""
-    found = [line["results"][label].get(features, {}).get(probe, {}).get(count) for line in group]
+    found = [line["results"].get(label, {}).get(features, {}).get(probe, {}).get(count) for line in group]
     return [value for value in found if value is not None]
 
 
@@ -72,10 +72,11 @@ def draw(groups: dict[tuple[str, str, str, float, bool], list[Line]], count: str
                 found = values(here, label, name, probe, count)
                 if found:
                     axes.axhline(np.mean(found), color="gray", linewidth=0.9, linestyle=style, label=name)
+            axes.set_xlim(0, 1.15 * max(line["cpu_s"] for line in here) / 60)
             axes.set_title(f"{data}, {label}: {probe}", fontsize=9)
             axes.set_xlabel("CPU-minutes of pretraining", fontsize=8)
-    grid[0][0].legend(fontsize=7)
-    grid[0][0].set_ylabel("test top-1, %")
+        axes_row[0].legend(fontsize=7)
+        axes_row[0].set_ylabel("test top-1, %")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 

@@ -215,9 +215,7 @@ def nano_images() -> PretrainConfig:
     base = nano()
     return replace(
         base,
-        model=replace(
-            base.model, num_frames=1, tubelet_size=1, patch_size=6, time_attention="full", output_positions=False
-        ),
+        model=replace(base.model, num_frames=1, tubelet_size=1, patch_size=6, time_attention="full"),
         data=replace(base.data, frame_step=1, fps=None, crop_ratio=(0.75, 1.33)),
         views=ViewsConfig(global_scale=(0.4, 1.0), local_views=4, local_scale=(0.1, 0.4), local_size=24),
         objective=ObjectiveConfig(masked_coeff=0.0, views_coeff=1.0),
