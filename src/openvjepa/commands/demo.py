@@ -91,34 +91,24 @@ def _demo(config: DemoConfig, out: Path, started: float) -> DemoResult:
         seconds[part] = round(time.monotonic() - started - sum(seconds.values()), 1)
 
     log.info("== 1/5 Rendering moving shapes into video files")
-    data = make_shapes(
-        ShapesConfig(
-            out=str(out / "shapes"), train=config.videos, val=config.val, test=config.test, seed=config.seed, **WORLD
-        )
-    ).parent
-    labelled = {count: _labelled(data, count) for count in (config.train, config.few)}
+    data, labeled = _render(config, out)
     finished("render")
 
     log.info("== 2/5 Pretraining a V-JEPA encoder on them, without labels")
     recipe = _recipe(config, data)
-    torch.manual_seed(config.seed)
-    clip = ClipProtocol.of(recipe.model, frame_step=recipe.data.frame_step, fps=recipe.data.fps)
-    save_model(out / "untrained", PretrainTask(recipe).jepa.encoder, clip=clip)
-    result = pretrain(recipe)
-    if result.interrupted:
-        raise Interrupted("the demo was interrupted: start it again", result.signal)
+    _pretrain(recipe, out / "untrained")
     finished("pretrain")
 
     log.info("== 3/5 Probing frozen features: pretrained, untrained, raw pixels")
     outcomes: dict[str, dict[str, dict[str, Outcome]]] = {}
-    for count, source in labelled.items():
+    for count, source in labeled.items():
         pixels = _pixel_features(recipe, read_index(source, label=LABELS[0]), config.seed)
         for label in LABELS:
             name = label if count == config.train else f"{label}, {count} videos"
             outcomes[name] = _probe_all(config, recipe, source, label, pixels, name)
     finished("probe")
 
-    log.info("== 4/5 Naming the motion in videos that it has not seen")
+    log.info("== 4/5 Predicting the motion of test videos")
     chosen = _some(read_index(data, label="motion").select("test"))
     predictions = predict(
         PredictConfig(
@@ -146,7 +136,26 @@ def _demo(config: DemoConfig, out: Path, started: float) -> DemoResult:
     return DemoResult(out, results, chance, facts["seconds"]["total"])
 
 
-def _labelled(data: Path, count: int) -> Path:
+def _render(config: DemoConfig, out: Path) -> tuple[Path, dict[int, Path]]:
+    """The folder of rendered videos, and lists of so many labeled ones."""
+    shapes = ShapesConfig(
+        out=str(out / "shapes"), train=config.videos, val=config.val, test=config.test, seed=config.seed, **WORLD
+    )
+    data = make_shapes(shapes).parent
+    return data, {count: _labeled(data, count) for count in (config.train, config.few)}
+
+
+def _pretrain(recipe: PretrainConfig, untrained: Path) -> None:
+    """Save the encoder with its initial weights, then pretrain."""
+    torch.manual_seed(recipe.train.seed)
+    clip = ClipProtocol.of(recipe.model, frame_step=recipe.data.frame_step, fps=recipe.data.fps)
+    save_model(untrained, PretrainTask(recipe).jepa.encoder, clip=clip)
+    result = pretrain(recipe)
+    if result.interrupted:
+        raise Interrupted("the demo was interrupted: start it again", result.signal)
+
+
+def _labeled(data: Path, count: int) -> Path:
     """A list of the first `count` training videos, in which both labels are balanced, and of all others."""
     path = data / f"labelled-{count}.csv"
     with (data / "index.csv").open(newline="", encoding="utf-8") as file:

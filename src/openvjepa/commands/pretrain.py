@@ -51,19 +51,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
     out = Path(config.out)
     with make_runtime(config.train, distributed=True) as runtime, contextlib.ExitStack() as stack:
         folder = runtime.on_main(lambda: _open(stack, config))
-        micro, accumulate = accumulation(config.train, runtime.world_size)
-        batches = PretrainBatches(
-            config.sources,
-            config.data,
-            config.model,
-            config.masking,
-            seed=config.train.seed,
-            micro_batch=micro,
-            views=config.views if config.objective.views_coeff else None,
-            accumulate=accumulate,
-            rank=runtime.rank,
-            world_size=runtime.world_size,
-        )
+        batches = _batches(config, runtime)
         task = PretrainTask(config)
         optimizer_state = None if start is None else start.load_into(task)
         runtime.on_main(folder.start)
@@ -72,11 +60,10 @@ def pretrain(config: PretrainConfig) -> FitResult:
                 write_file(out / "config.yaml", to_yaml(config).encode())
             _introduce(config, batches, task, runtime)
         monitor = CollapseMonitor(task, monitor_index(batches), config, runtime) if config.train.monitor_every else None
+        pinned = runtime.device.type == "cuda"
         result = fit(
             task,
-            lambda step: PretrainLoader(
-                batches, start_step=step, steps=config.train.steps, pin_memory=runtime.device.type == "cuda"
-            ),
+            lambda step: PretrainLoader(batches, start_step=step, steps=config.train.steps, pin_memory=pinned),
             optim=config.optim,
             train=config.train,
             run_dir=out,
@@ -86,12 +73,41 @@ def pretrain(config: PretrainConfig) -> FitResult:
             optimizer_state=optimizer_state,
         )
         if runtime.is_main and not result.interrupted:
-            clip = ClipProtocol.of(config.model, frame_step=config.data.frame_step, fps=config.data.fps)
-            save_model(out, task.jepa.target_encoder, task.jepa.predictor, clip=clip)
-            log.info("Done: %s after %d steps in %.0f s", out / "model.safetensors", result.step, result.seconds)
             before = start.model.encoder if start else _initial_encoder(config)
-            report_pretraining(config, before, load_model(out), batches.indices, runtime, seconds=result.seconds)
+            _finish(config, task, before, batches, result, runtime)
     return result
+
+
+def _batches(config: PretrainConfig, runtime: Runtime) -> PretrainBatches:
+    micro, accumulate = accumulation(config.train, runtime.world_size)
+    return PretrainBatches(
+        config.sources,
+        config.data,
+        config.model,
+        config.masking,
+        seed=config.train.seed,
+        micro_batch=micro,
+        views=config.views if config.objective.views_coeff else None,
+        accumulate=accumulate,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+    )
+
+
+def _finish(
+    config: PretrainConfig,
+    task: PretrainTask,
+    before: Encoder,
+    batches: PretrainBatches,
+    result: FitResult,
+    runtime: Runtime,
+) -> None:
+    """Save the model and write the report."""
+    out = Path(config.out)
+    clip = ClipProtocol.of(config.model, frame_step=config.data.frame_step, fps=config.data.fps)
+    save_model(out, task.jepa.target_encoder, task.jepa.predictor, clip=clip)
+    log.info("Done: %s after %d steps in %.0f s", out / "model.safetensors", result.step, result.seconds)
+    report_pretraining(config, before, load_model(out), batches.indices, runtime, seconds=result.seconds)
 
 
 def _initial_encoder(config: PretrainConfig) -> Encoder:
