@@ -53,7 +53,7 @@ def test_step_of_the_issue_is_597_gflop() -> None:
 
 
 def test_a_clip_of_nano_is_eighty_times_cheaper_than_one_of_nano_jepa() -> None:
-    nano, masks = PRESETS["nano"]().model, PRESETS["nano"]().masking.masks
+    nano, masks = PRESETS["nano-masked"]().model, PRESETS["nano-masked"]().masking.masks
     pairs = sample_masks(masks, nano.grid, 8, generator=torch.Generator().manual_seed(0))
     assert len({tuple(context.flatten().tolist()) for context, _ in pairs}) == 4  # of the same clips
     ours = step_flops(nano, [(context.shape[1], predicted.shape[1]) for context, predicted in pairs])

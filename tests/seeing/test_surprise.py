@@ -32,7 +32,7 @@ from openvjepa.weights.hub import load_model, save_model
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 V1, V2, V21 = FIXTURES / "vjepa" / "v1", FIXTURES / "vjepa" / "v2", FIXTURES / "vjepa21"
-NANO = PRESETS["nano"]().model
+NANO = PRESETS["nano-masked"]().model
 SMALL = {"img_size": 32, "num_heads": 3, "predictor_num_heads": 3}
 FAMILIES: dict[str, tuple[Path, dict[str, Any]]] = {
     "V-JEPA 1": (V1 / "checkpoint.pth.tar", {**SMALL, "num_frames": 4}),
