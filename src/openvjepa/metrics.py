@@ -5,6 +5,7 @@ n samples (videos, clips or tokens), C classes, D channels; accuracies in per ce
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -12,14 +13,51 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 Labels: TypeAlias = NDArray[np.int64]
+Groups: TypeAlias = NDArray[Any]
+"""Of each video what it has in common with others: numbers or names."""
+
+CRITICAL = 1.959964  # quantile of the normal distribution for intervals of 95 %
+DRAWS = 2000  # of the bootstrap
 
 BINS = 15  # of confidence (Guo et al. 2017, "On Calibration of Modern Neural Networks")
 TOP5_CLASSES = 10  # top-5 accuracy is reported from this number of classes on
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval of 95 %, in per cent."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """For people: "71 - 84"."""
+        return f"{self.low:.0f} - {self.high:.0f}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one classifier minus that of another on the same videos, in percentage points."""
+
+    mean: float
+    interval: Interval
+    p_value: float
+    """Of McNemar's exact test that both are right equally often; with groups of a t test. Two-sided."""
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval does not contain 0."""
+        return self.interval.low > 0 or self.interval.high < 0
+
+    def __str__(self) -> str:
+        """For people: "+3.1 (-0.4 to +6.6)"."""
+        return f"{self.mean:+.1f} ({self.interval.low:+.1f} to {self.interval.high:+.1f})"
 
 
 @dataclass(frozen=True)
@@ -36,6 +74,8 @@ class ClassMetrics:
     """Harmonic mean of precision and recall, 0 if one of them is 0; None without videos."""
     confused_with: str | None
     """The class that the wrongly classified videos of this class are most often predicted as."""
+    recall_interval: Interval | None = None
+    """Confidence interval of the recall; None without videos."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +107,24 @@ class Metrics:
     confusion: list[list[int]]
     """Counts [C][C], rows true, columns predicted."""
     bins: tuple[Bin, ...]
+    top1_interval: Interval
+    """Confidence interval of top1: Wilson's, or with groups one that takes them for the units that were drawn."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
 
 
-def classification_metrics(probabilities: NDArray[np.float64], labels: Labels, classes: Sequence[str]) -> Metrics:
+def classification_metrics(
+    probabilities: NDArray[np.float64], labels: Labels, classes: Sequence[str], groups: Groups | None = None
+) -> Metrics:
     """Metrics of class probabilities.
 
     Args:
         probabilities: [n, C], n at least 1.
         labels: class numbers [n].
         classes: C names.
+        groups: [n], the person, camera or source of each video, within which videos are alike; None: all are independent.
     """
     predicted, numbers = probabilities.argmax(1), list(range(len(classes)))
     confusion = confusion_matrix(labels, predicted, labels=numbers)
@@ -94,6 +139,7 @@ def classification_metrics(probabilities: NDArray[np.float64], labels: Labels, c
         per_class=per_class,
         confusion=confusion.tolist(),
         bins=bins,
+        top1_interval=accuracy_interval(predicted == labels, groups),
     )
 
 
@@ -114,9 +160,84 @@ def _per_class(
             precision=100 * float(precision[i]) if confusion[:, i].any() else None,
             f1=100 * float(f1[i]) if support[i] else None,
             confused_with=classes[int(wrong[i].argmax())] if wrong[i].any() else None,
+            recall_interval=wilson(int(confusion[i, i]), int(support[i])) if support[i] else None,
         )
         for i, name in enumerate(classes)
     )
+
+
+def wilson(right: float, count: float, critical: float = CRITICAL) -> Interval:
+    """Wilson's (1927) interval of a share of `right` among `count`, which need not be whole numbers.
+
+    Args:
+        right: successes.
+        count: trials, above 0.
+        critical: quantile that the distance to the bounds is counted in, 1.96 for 95 %.
+    """
+    share, square = right / count, critical**2 / count
+    center = (share + square / 2) / (1 + square)
+    half = critical * math.sqrt(max(0.0, share * (1 - share)) / count + square / (4 * count)) / (1 + square)
+    return Interval(100 * max(0.0, center - half), 100 * min(1.0, center + half))
+
+
+def accuracy_interval(right: NDArray[np.bool_], groups: Groups | None = None) -> Interval:
+    """Interval of the accuracy on the population that the videos were drawn from.
+
+    With groups, G of them, the groups are what was drawn: Wilson's interval for the effective number of videos, n over the
+    design effect (variance of the accuracy between groups over that of independent videos), with the quantile of Student's
+    t with G - 1 degrees of freedom (Korn & Graubard 1998).
+
+    Args:
+        right: [n], which videos are classified correctly.
+        groups: [n].
+    """
+    count, share = len(right), float(np.mean(right))
+    if groups is None:
+        return wilson(share * count, count)
+    _, members = np.unique(groups, return_inverse=True)
+    number = int(members.max()) + 1
+    if number < 2:
+        return Interval(0.0, 100.0)  # one person says nothing about others
+    residuals = np.bincount(members, weights=right - share)
+    variance = number / (number - 1) * float((residuals**2).sum()) / count**2
+    critical = float(stats.t.ppf(0.975, number - 1))
+    independent = share * (1 - share) / count
+    # Where all are right, or all wrong, no variance can be seen: a group counts as one video.
+    effect = max(1.0, variance / independent) if independent else count / number
+    return wilson(share * count / effect, count / effect, critical)
+
+
+def difference(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], groups: Groups | None = None) -> Difference:
+    """Difference of the accuracies of two classifiers on the same videos, with its interval.
+
+    Independent videos are drawn with replacement, 2,000 times (paired bootstrap). Of groups there are few, for which a
+    bootstrap is too narrow: their interval is that of Student's t with G - 1 degrees of freedom. Two made-up videos, one that
+    only the one and one that only the other classifies correctly, keep the interval from collapsing where the two never
+    differ (Agresti & Min 2005).
+
+    Args:
+        ours, theirs: [n], which videos each classifies correctly.
+        groups: [n].
+    """
+    gains = ours.astype(np.float64) - theirs.astype(np.float64)
+    mean = 100 * float(gains.mean())
+    padded = np.concatenate([gains, [1.0, -1.0]])
+    if groups is None:
+        draws = np.random.default_rng(0).integers(len(padded), size=(DRAWS, len(padded)))
+        low, high = np.quantile(100 * padded[draws].mean(1), [0.025, 0.975])
+        wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
+        p_value = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+        return Difference(mean, Interval(float(low), float(high)), p_value)
+    members = np.unique(groups, return_inverse=True)[1]
+    number = int(members.max()) + 1
+    if number < 2:
+        return Difference(mean, Interval(-100.0, 100.0), 1.0)  # one person says nothing about others
+    members = np.concatenate([members, [number, number + 1]])
+    residuals = np.bincount(members, weights=padded - padded.mean())
+    error = 100 * math.sqrt(number / (number - 1) * float((residuals**2).sum())) / len(padded)
+    half = float(stats.t.ppf(0.975, number - 1)) * error
+    p_value = 2 * float(stats.t.sf(abs(mean) / error, number - 1))
+    return Difference(mean, Interval(max(-100.0, mean - half), min(100.0, mean + half)), p_value)
 
 
 def accuracy(probabilities: NDArray[np.float64], labels: Labels) -> float:

@@ -114,7 +114,8 @@ def _reduced(rows: Floats) -> _Basis:
         scale = np.sqrt(values[kept])
         directions = standard.T @ (vectors[:, kept] / scale).astype(np.float32)
         return _Basis(mean, std, directions, (vectors[:, kept] * scale).astype(np.float32))
-    _, _, right = randomized_svd(standard, COMPONENTS, n_iter=2, n_oversamples=32, random_state=0)
+    found = randomized_svd(standard, COMPONENTS, n_iter=2, n_oversamples=32, random_state=0)  # pyright: ignore[reportArgumentType] (the stub: n_iter is a word)
+    right = found[2]
     directions = np.ascontiguousarray(right.T, dtype=np.float32)
     return _Basis(mean, std, directions, standard @ directions)
 
