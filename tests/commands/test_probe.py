@@ -320,7 +320,7 @@ def test_a_run_writes_what_it_found(config: ProbeConfig, encoder: Encoder, capsy
 def test_features_are_shared_between_labels(
     config: ProbeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cached = changed(config, cache_dir=str(tmp_path / "cache"), kinds=("linear",), frame_step=1)
+    cached = changed(config, cache_dir=str(tmp_path / "cache"), kinds=("linear",), frame_step=1, baselines=False)
     probe(cached)
     assert "read from" not in caplog.text
     probe(changed(cached, label="motion", out=str(tmp_path / "motion")))
@@ -520,7 +520,9 @@ def test_rows_of_features_are_read_as_numpy_does() -> None:
 
 
 def test_label_fractions_train_on_what_they_say(config: ProbeConfig) -> None:
-    few = changed(config, label_fraction=(0.5, 0.1), draws=2, kinds=("linear", "attentive"), frame_step=1)
+    few = changed(
+        config, label_fraction=(0.5, 0.1), draws=2, kinds=("linear", "attentive"), frame_step=1, baselines=False
+    )
     result = probe(few)
     assert [(share.fraction, share.videos) for share in result.shares] == [(0.1, 6), (0.5, 24), (1.0, 48)]
     for kind, outcome in result.outcomes.items():
@@ -586,3 +588,22 @@ def test_images_in_class_folders_are_probed(config: ProbeConfig, tmp_path: Path)
         EvaluateConfig((str(result.out),), str(tmp_path / "judged"), source=images.source, workers=0)
     ).evaluations
     assert (judged.metrics.top1, judged.passes) == (100, 1)
+
+
+def test_baselines_and_intervals_stand_beside_the_probe(config: ProbeConfig) -> None:
+    result = probe(changed(config, kinds=("grid",), frame_step=1))
+    stored = json.loads((Path(config.out) / "results.json").read_text())
+    assert stored["baselines"].keys() == {"pixels", "untrained encoder"}
+    assert stored["differences"].keys() == {"pixels", "untrained encoder", "majority class"}
+    ours, pixels = result.outcomes["grid"].test_top1, result.probed.baselines["pixels"].test_top1
+    assert stored["differences"]["pixels"]["mean"] == pytest.approx(ours - pixels)
+    low, high = stored["probes"]["grid"]["test_top1_interval"]
+    assert low <= ours <= high
+    assert "pixels (grid)" in (Path(config.out) / "report.html").read_text()
+    pixel_run = Path(config.out).with_name("pixels")
+    found = probe(changed(config, model="pixels", out=str(pixel_run), kinds=("grid",), frame_step=1))
+    assert load_model(pixel_run).encode(np.zeros((16, 64, 64, 3), np.uint8)).shape[-1] == 3
+    assert found.probed.baselines == {}
+    untrained = load_model("untrained:nano-masked").encoder.state_dict()
+    again = load_model("untrained:nano-masked").encoder.state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in untrained.items())

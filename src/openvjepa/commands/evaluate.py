@@ -44,7 +44,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     out = Path(config.out)
     if not config.overwrite and any((out / name).exists() for name in RUN_FILES):
         raise ConfigError(f"{out}: holds an evaluation already: add --overwrite to replace it, or choose another --out")
-    chosen = videos_for(config.model, config.source, label=config.label, split=config.split)
+    chosen = videos_for(config.model, config.source, label=config.label, split=config.split, group=config.group)
     shown = {"segments": config.segments, "views": config.views, "placement": config.placement, "fit": config.fit}
     members = load_members(config.model, chosen.index.records, frame_step=config.frame_step, fps=config.fps, **shown)
     if config.combine is not None:

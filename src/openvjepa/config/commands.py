@@ -100,6 +100,8 @@ class ProbeConfig(SplitConfig, ClipConfig, ComputeConfig, LoaderConfig):
     """Also train with these shares of the training videos, such as 0.05 0.1 0.5: how few labels are enough?"""
     draws: Few = 3
     """Random choices of training videos for each share; at least one of each class is in each."""
+    baselines: bool = True
+    """Also probe raw pixels and the same encoder with random weights (this one not above 100 M parameters on a CPU)."""
     overwrite: bool = False
     """Delete what an earlier run left in the run folder; encoded features are kept."""
 
@@ -151,6 +153,8 @@ class EvaluateConfig(LabelSource, ClipConfig, ComputeConfig, LoaderConfig):
     """Videos to look at. auto: those that are marked as test, or else all but those that a run was trained on or chosen with."""
     combine: Combine | None = None
     """How several runs are combined: mean of their softmax, or votes. None: mean, if they know the same classes."""
+    group: Text | None = None
+    """Column of a CSV that names the person, camera or source of each video: intervals count these in place of videos."""
     batch_size: Count = 32
     """Clips in one pass of the encoder."""
     json: bool = False

@@ -114,6 +114,9 @@ class SplitConfig(LabelSource):
     """Splits, clips, initial weights and sample order follow from it."""
     max_bad: Share = 0.1
     """Share of unreadable videos at which the run stops."""
+    group: Text | None = None
+    """Column of a CSV that names the person, camera or source of each video: none of them is divided by splits, and intervals
+    count them in place of videos."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,7 +24,7 @@ _INDEX = "index.csv"
 _TABLES = ("labels.csv", "metadata.csv")  # in a folder, these are read like index.csv where they have a column of paths
 
 
-def read_index(source: str | Path, *, label: str | None = None) -> VideoIndex:
+def read_index(source: str | Path, *, label: str | None = None, group: str | None = None) -> VideoIndex:
     """Read a list of videos and images.
 
     Images in folders are pictures of their own, so that ImageNet's layout is read as it is meant, whatever their names and
@@ -45,6 +45,7 @@ def read_index(source: str | Path, *, label: str | None = None) -> VideoIndex:
             Paths in a file are relative to its folder; `~` is the home directory.
         label: CSV column of the label; None: `label`, or the only one that can be one. With several and no choice, the
             index has no labels.
+        group: CSV column of people, cameras or sources (`VideoRecord.group`).
 
     Raises:
         DataError: missing, empty or malformed; a wrong row is named by its line. Or the same video (or part of it) has two
@@ -57,12 +58,14 @@ def read_index(source: str | Path, *, label: str | None = None) -> VideoIndex:
         raise DataError(f"{path}: {reason}")
     if path.is_dir():
         table = _table_in(path)
-        return _read_text(table, label) if table else _index(path, read_folder(path), BY_FOLDER)
+        if table is None and group is not None:
+            raise DataError(f"{path}: a folder without a CSV file has no column {group!r} for --group")
+        return _read_text(table, label, group) if table else _index(path, read_folder(path), BY_FOLDER)
     if path.suffix.lower() in MEDIA_EXTENSIONS:
         return VideoIndex((VideoRecord(str(path)),), None, str(path))
     if path.suffix.lower() == ".json":
         return _index(path, read_activitynet(path), "annotations of the file")
-    return _read_text(path, label)
+    return _read_text(path, label, group)
 
 
 def _table_in(folder: Path) -> Path | None:
@@ -83,12 +86,15 @@ def _table_in(folder: Path) -> Path | None:
     return None
 
 
-def _read_text(path: Path, label: str | None) -> VideoIndex:
+def _read_text(path: Path, label: str | None, group: str | None = None) -> VideoIndex:
     table = read_table(path)
+    if table is None and group is not None:
+        raise DataError(f"{path}: a list without a header has no column {group!r} for --group")
     if table is None:
         return _index(path, list_rows(path), "the list")
-    index = _index(path, table_rows(table, label), "")
-    column = label or ("label" if "label" in table.candidates else table.candidates[0] if index.classes else "")
+    index = _index(path, table_rows(table, label, group), "")
+    others = [name for name in table.candidates if name != group]
+    column = label or ("label" if "label" in others else others[0] if index.classes else "")
     return replace(index, columns=table.candidates, labels_from=f"column {column}" if column else "")
 
 

@@ -31,6 +31,8 @@ class VideoRecord:
     """Start of the part of the video that is meant, s; None: its beginning."""
     end: float | None = None
     """End of that part, s; None: the end of the video."""
+    group: str | None = None
+    """What it has in common with other videos: a person, a camera, a source."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", os.fspath(self.path))

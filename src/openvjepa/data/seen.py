@@ -56,7 +56,7 @@ def _block_starts(length: int) -> Iterable[int]:
 
 
 def splits_csv(splits: Mapping[str, VideoIndex]) -> bytes:
-    """Content of a run's splits.csv: absolute path, content, label and split of every video, start and end if it has any.
+    """Content of a run's splits.csv: absolute path, content, label and split of every video, group, start and end if it has any.
 
     It is a list of videos itself: `vjepa probe RUN/splits.csv --model MODEL` repeats the same splits.
     """
@@ -69,11 +69,14 @@ def splits_csv(splits: Mapping[str, VideoIndex]) -> bytes:
                 keys[path] = content_key(path)
             label = "" if record.label is None else (index.classes or ())[record.label]
             row: dict[str, object] = {"path": path, "content": keys[path], "label": label, "split": name}
+            if record.group is not None:
+                row["group"] = record.group
             start, end = span_of(record)
             if (start, end) != _WHOLE:
                 row |= {"start": f"{start:.6f}", "end": "" if end == _WHOLE[1] else f"{end:.6f}"}
             rows.append(row)
-    columns = (*_COLUMNS, *(_TIMES if any("start" in row for row in rows) else ()))
+    more = [names for names in (("group",), _TIMES) if any(names[0] in row for row in rows)]
+    columns = (*_COLUMNS, *(name for names in more for name in names))
     return csv_text(columns, rows).encode()
 
 

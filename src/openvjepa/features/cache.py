@@ -5,13 +5,16 @@ Shapes: n videos, V clips of each, N tokens, D channels.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +26,7 @@ from torch import Tensor
 from openvjepa.config import to_yaml
 from openvjepa.data.index import VideoIndex, VideoRecord
 from openvjepa.errors import DataError
-from openvjepa.features.encode import EncodeSettings, check_bad, encode_videos
+from openvjepa.features.encode import EncodeSettings, check_bad, encode_planned, planned_batches
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.grid import TokenGrid
 from openvjepa.machine import size_text
@@ -70,33 +73,62 @@ def encode_index(
         DataError: too many videos cannot be read, or the features do not fit on the disk.
         ConfigError: the clips do not divide into whole tubelets and patches.
     """
-    key = cache_key(encoder, index, plan, settings)
-    folder = cache_dir / key
-    if folder.exists():
-        stored = _open_cache(folder, plan.clips, reused=True)
-        if stored is not None:
-            log.info("features of %s: %d videos, read from %s", name, len(stored.x), folder)
-            return stored
+    return encode_together((encoder,), index, plan, settings, cache_dir, name=name)[0]
+
+
+def encode_together(
+    encoders: Sequence[Encoder],
+    index: VideoIndex,
+    plan: ClipPlan,
+    settings: EncodeSettings,
+    cache_dir: Path,
+    *,
+    name: str,
+) -> list[FeatureSet]:
+    """As `encode_index`, for several encoders: the videos are read once for all whose features are not there yet."""
+    folders = [cache_dir / cache_key(encoder, index, plan, settings) for encoder in encoders]
+    found = {folder: _stored(folder, plan, name) for folder in folders}
+    missing = {folder: encoder for folder, encoder in zip(folders, encoders, strict=True) if found[folder] is None}
+    if missing:
+        try:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            for folder in missing:
+                _remove_stale(cache_dir, folder.name)
+            _check_room(list(missing.values()), index, plan, settings, cache_dir)
+            parts = {folder.with_name(f"{folder.name}.{os.getpid()}.part"): folder for folder in missing}
+            try:
+                _write_caches(dict(zip(parts, missing.values(), strict=True)), index, plan, settings, name)
+                for part, folder in parts.items():
+                    if not folder.exists():  # else another run was faster
+                        part.replace(folder)
+            finally:
+                for part in parts:
+                    shutil.rmtree(part, ignore_errors=True)
+        except OSError as error:
+            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            raise DataError(f"{cache_dir}: cannot write encoded features: {reason}; {_SAVE_SPACE}") from None
+        for folder in missing:
+            found[folder] = _open_cache(folder, plan.clips, reused=False)
+    sets = []
+    for folder in folders:
+        features = found[folder]
+        if features is None:
+            raise DataError(f"{folder}: the encoded features cannot be read back: check the disk")
+        sets.append(features)
+    return sets
+
+
+def _stored(folder: Path, plan: ClipPlan, name: str) -> FeatureSet | None:
+    """What the cache has; a damaged folder is deleted."""
+    if not folder.exists():
+        return None
+    stored = _open_cache(folder, plan.clips, reused=True)
+    if stored is None:
         log.warning("%s is damaged: encoding again", folder)
         shutil.rmtree(folder)
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        _remove_stale(cache_dir, key)
-        _check_room(encoder, index, plan, settings, cache_dir)
-        part = cache_dir / f"{key}.{os.getpid()}.part"
-        try:
-            _write_cache(part, encoder, index, plan, settings, name)
-            if not folder.exists():  # else another run was faster
-                part.replace(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        raise DataError(f"{cache_dir}: cannot write encoded features: {reason}; {_SAVE_SPACE}") from None
-    fresh = _open_cache(folder, plan.clips, reused=False)
-    if fresh is None:
-        raise DataError(f"{folder}: the encoded features cannot be read back: check the disk")
-    return fresh
+    else:
+        log.info("features of %s: %d videos, read from %s", name, len(stored.x), folder)
+    return stored
 
 
 _SAVE_SPACE = "free some space, choose another --cache-dir, fewer --train-views, or --feature-dtype float16"
@@ -151,10 +183,12 @@ def _rows_shape(encoder: Encoder, plan: ClipPlan, videos: int) -> tuple[int, int
     return videos * plan.clips, grid.tokens, encoder.embed_dim
 
 
-def _check_room(encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: EncodeSettings, cache_dir: Path) -> None:
+def _check_room(
+    encoders: Sequence[Encoder], index: VideoIndex, plan: ClipPlan, settings: EncodeSettings, cache_dir: Path
+) -> None:
     """Stop before the work when its result cannot fit on the disk."""
-    rows, tokens, channels = _rows_shape(encoder, plan, len(index))
-    needed = rows * tokens * channels * np.dtype(settings.dtype).itemsize
+    shapes = [_rows_shape(encoder, plan, len(index)) for encoder in encoders]
+    needed = sum(math.prod(shape) for shape in shapes) * np.dtype(settings.dtype).itemsize
     free = shutil.disk_usage(cache_dir).free
     if needed > free:
         raise DataError(
@@ -163,32 +197,38 @@ def _check_room(encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: E
         )
 
 
-def _write_cache(
-    part: Path, encoder: Encoder, index: VideoIndex, plan: ClipPlan, settings: EncodeSettings, name: str
+def _write_caches(
+    parts: Mapping[Path, Encoder], index: VideoIndex, plan: ClipPlan, settings: EncodeSettings, name: str
 ) -> None:
-    """Encode into features.npy and meta.json, with their check sums, of a new folder; rows of unreadable videos are left out.
+    """Encode into features.npy and meta.json, with their check sums, of new folders; rows of unreadable videos are left out.
 
     Rows are appended with plain writes: a memory map would answer a full disk with a bus error.
     """
-    part.mkdir()
     kept: list[int] = []
     skipped: dict[str, str] = {}
-    with (part / ROWS).open("wb") as file:
-        _write_header(file, settings.dtype, _rows_shape(encoder, plan, len(index)))
-        for item, features in encode_videos(encoder, index, plan, settings, name=name):
-            if isinstance(features, str):
-                skipped[index.records[item].name] = features
-                check_bad(skipped, len(index), settings.max_bad)
-            else:
-                kept.append(item)
-                file.write(_finite(features, settings.dtype, index.records[item].name).tobytes())
-        file.seek(0)  # the header has room for any number of rows
-        _write_header(file, settings.dtype, _rows_shape(encoder, plan, len(kept)))
-        file.flush()
-        os.fsync(file.fileno())
-    meta: dict[str, Any] = {"name": name, "source": index.source, "kept": kept, "skipped": skipped}
-    meta["sha256"] = {"features": _file_digest(part / ROWS), "meta": digest(meta)}
-    (part / META).write_text(json.dumps(meta), encoding="utf-8")
+    with contextlib.ExitStack() as stack:
+        files: dict[Path, BinaryIO] = {}
+        for part, encoder in parts.items():
+            part.mkdir()
+            files[part] = stack.enter_context((part / ROWS).open("wb"))
+            _write_header(files[part], settings.dtype, _rows_shape(encoder, plan, len(index)))
+        for places, clips, reasons in planned_batches(index, plan, settings, name=name):
+            good = [place for place, reason in zip(places, reasons, strict=True) if not reason]
+            skipped |= {index.records[p].name: reason for p, reason in zip(places, reasons, strict=True) if reason}
+            check_bad(skipped, len(index), settings.max_bad)
+            kept += good
+            for part, encoder in parts.items():
+                for place, features in zip(good, encode_planned(encoder, clips, settings), strict=True):
+                    files[part].write(_finite(features, settings.dtype, index.records[place].name).tobytes())
+        for part, encoder in parts.items():
+            files[part].seek(0)  # the header has room for any number of rows
+            _write_header(files[part], settings.dtype, _rows_shape(encoder, plan, len(kept)))
+            files[part].flush()
+            os.fsync(files[part].fileno())
+    for part in parts:
+        meta: dict[str, Any] = {"name": name, "source": index.source, "kept": kept, "skipped": skipped}
+        meta["sha256"] = {"features": _file_digest(part / ROWS), "meta": digest(meta)}
+        (part / META).write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _finite(features: Tensor, dtype: str, path: str) -> NDArray[Any]:

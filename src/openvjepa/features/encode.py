@@ -137,6 +137,15 @@ def encode_batches(
     A batch follows from index, plan and batch size alone, so that a run that goes on later gets the same numbers: the last
     bits depend on how many clips go through the encoder together.
     """
+    for places, clips, reasons in planned_batches(index, plan, settings, name=name, first=first):
+        features = iter(encode_planned(encoder, clips, settings))
+        yield [(place, reason or next(features)) for place, reason in zip(places, reasons, strict=True)]
+
+
+def planned_batches(
+    index: VideoIndex, plan: ClipPlan, settings: EncodeSettings, *, name: str, first: int = 0
+) -> Iterator[tuple[list[int], Tensor, list[str]]]:
+    """Clips in batches: places in the index, the clips of those that can be read [n, V, 3, T, H, W], why others cannot ("")."""
     _log_plan(index, plan, name)
     dataset = PlannedClips(index, plan)
     batches = dataset.batches(settings.batch_size)
@@ -149,14 +158,12 @@ def encode_batches(
     )
     with Meter(f"encoding {name}", len(index), done) as meter:
         for places, (clips, reasons) in zip(batches, loader, strict=True):
-            good = clips[torch.tensor([not reason for reason in reasons])]
-            features = iter(_encode_planned(encoder, good, settings))
-            yield [(place, reason or next(features)) for place, reason in zip(places, reasons, strict=True)]
+            yield places, clips[torch.tensor([not reason for reason in reasons])], list(reasons)
             done += len(places)
             meter.show(done)
 
 
-def _encode_planned(encoder: Encoder, clips: Tensor, settings: EncodeSettings) -> Tensor:
+def encode_planned(encoder: Encoder, clips: Tensor, settings: EncodeSettings) -> Tensor:
     """uint8 [n, V, 3, T, H, W] -> features [n, V, N, D]."""
     if not len(clips):
         return torch.empty(0)

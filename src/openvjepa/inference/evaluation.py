@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from openvjepa.data.index import VideoIndex
 from openvjepa.errors import DataError
 from openvjepa.inference.ensemble import Answers, Member, Probabilities, combined, label_sets, passes
 from openvjepa.inference.labelled import Chosen
-from openvjepa.metrics import Labels, Metrics, classification_metrics
+from openvjepa.metrics import Difference, Groups, Labels, Metrics, classification_metrics, difference
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ class EvaluateResult:
         """Class numbers [n]."""
         return np.array(self.index.labels, dtype=np.int64)
 
+    @property
+    def differences(self) -> dict[tuple[str, str], Difference]:
+        """(classifier, another that stands after it) -> how much more accurate the first is on the same videos."""
+        rights = [(v.name, v.probabilities.argmax(1) == self.labels) for v in self.evaluations]
+        groups = groups_of(self.index)
+        return {(a, b): difference(x, y, groups) for (a, x), (b, y) in combinations(rights, 2)}
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -67,6 +75,9 @@ class EvaluateResult:
             "classes": self.classes,
             "videos": len(self.index),
             "skipped": self.skipped,
+            "differences": [
+                {"of": ours, "over": theirs, **asdict(lead)} for (ours, theirs), lead in self.differences.items()
+            ],
             "left_out": self.left_out,
             "seen": self.seen,
             "training_videos_unknown": self.unknown,
@@ -100,17 +111,23 @@ def evaluation_result(
     records = tuple(replace(index.records[i], label=number[names[index.labels[i]]]) for i in kept)
     read = replace(index, records=records, classes=classes)
     labels = np.array(read.labels, dtype=np.int64)
-    evaluations = []
+    evaluations: list[Evaluation] = []
     short = _short_names([member.name for member in members])
     for name, member, found, seconds in zip(short, members, said.probabilities, said.seconds, strict=True):
         shares = _widen(found[kept], member.classifier.classes, classes)
-        metrics, plan = classification_metrics(shares, labels, classes), member.classifier.plan
+        metrics, plan = classification_metrics(shares, labels, classes, groups_of(read)), member.classifier.plan
         evaluations.append(Evaluation(name, metrics, shares, plan.clips, seconds / len(index)))
     if len(members) > 1 and len(label_sets(members)) == 1:
         ((_, _, together),) = combined(members, said.probabilities, combine)
-        evaluations.append(_all(members, together[kept], labels, said, combine))
+        evaluations.append(_all(members, together[kept], read, said, combine))
     known = (chosen.left_out, chosen.seen, chosen.unknown)
     return EvaluateResult(out, classes, tuple(evaluations), read, skipped, *known)
+
+
+def groups_of(index: VideoIndex) -> Groups | None:
+    """Group of each video [n]; None where there are none."""
+    found = [record.group for record in index.records]
+    return None if any(group is None for group in found) else np.array(found)
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
@@ -126,12 +143,12 @@ def _widen(probabilities: Probabilities, have: Sequence[str], want: Sequence[str
     return wide
 
 
-def _all(members: Sequence[Member], shares: Probabilities, labels: Labels, said: Answers, how: Combine) -> Evaluation:
+def _all(members: Sequence[Member], shares: Probabilities, read: VideoIndex, said: Answers, how: Combine) -> Evaluation:
     """All runs together: the cost is that of the passes that they need."""
     firsts = [group[0] for group in passes(members)]
     clips = sum(members[i].classifier.plan.clips for i in firsts)
     seconds = sum(said.seconds[i] for i in firsts) / len(said.probabilities[0])
     name = f"all {len(members)} ({'mean softmax' if how == 'mean' else 'vote'})"
-    return Evaluation(
-        name, classification_metrics(shares, labels, members[0].classifier.classes), shares, clips, seconds
-    )
+    labels = np.array(read.labels, dtype=np.int64)
+    metrics = classification_metrics(shares, labels, members[0].classifier.classes, groups_of(read))
+    return Evaluation(name, metrics, shares, clips, seconds)

@@ -35,19 +35,20 @@ class Chosen:
     """Runs that do not say which videos they were trained on -> why."""
 
 
-def videos_for(runs: Sequence[str], data: str, *, label: str | None, split: Split) -> Chosen:
+def videos_for(runs: Sequence[str], data: str, *, label: str | None, split: Split, group: str | None = None) -> Chosen:
     """The labeled videos to look at.
 
     Args:
         runs: what is evaluated.
         data: folder, list or CSV file.
         label: column of a CSV.
+        group: column of people, cameras or sources.
         split: auto: those that are marked as test, or else all; less those that a run was trained on or chosen with.
 
     Raises:
         DataError: they cannot be read, have no labels, or none is left.
     """
-    index = read_index(data, label=label)
+    index = read_index(data, label=label, group=group)
     if index.classes is None:
         raise DataError(
             f"{index.source}: the videos have no labels: an evaluation needs class folders, a list of `path label` lines, or "

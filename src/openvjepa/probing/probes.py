@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.grid import TokenGrid
-from openvjepa.metrics import Labels, Metrics, classification_metrics
+from openvjepa.metrics import Groups, Labels, Metrics, accuracy_interval, classification_metrics
 from openvjepa.probing.attentive import Recipe, train_attentive
 from openvjepa.probing.calibration import Classifier, divide_logits, fit_temperature, mean_softmax, module_logits
 from openvjepa.probing.features import Features, OnEpoch, Trained, mean_tokens, score
@@ -36,6 +36,8 @@ class Outcome:
     seconds: float
     probabilities: NDArray[np.float64]
     """Of the test videos, [n, C]."""
+    labels: Labels
+    """Of the test videos, [n]."""
     module: Classifier | None
     """Tokens [B, N, D] -> logits [B, C], calibrated; None for kNN."""
     val_probabilities: NDArray[np.float64]
@@ -44,6 +46,13 @@ class Outcome:
     """By which the logits were divided so that the validation labels are most likely; None for kNN."""
     uncalibrated: Metrics | None = None
     """On the test videos, before that."""
+
+    def with_groups(self, groups: Groups | None) -> Outcome:
+        """The same with an interval that takes groups [n] of the test videos for what was drawn."""
+        if groups is None:
+            return self
+        right = self.probabilities.argmax(1) == self.labels
+        return replace(self, metrics=replace(self.metrics, top1_interval=accuracy_interval(right, groups)))
 
     @property
     def test_top1(self) -> float:
@@ -65,6 +74,7 @@ class Outcome:
         per_class = {row.name: row.recall for row in self.metrics.per_class}
         names = ("test_top1", "test_top5", "val_top1", "chosen", "seconds", "confusion", "temperature")
         values = {name: getattr(self, name) for name in names} | {"per_class": per_class, "ece": self.metrics.ece}
+        values["test_top1_interval"] = [self.metrics.top1_interval.low, self.metrics.top1_interval.high]
         return values | {"ece_uncalibrated": None if self.uncalibrated is None else self.uncalibrated.ece}
 
 
@@ -157,6 +167,7 @@ def _outcome(
         chosen={key: value for key, value in trained.chosen.items() if key != "val_top1"},
         seconds=time.monotonic() - started,
         probabilities=probabilities,
+        labels=test_y,
         module=module if isinstance(module, Classifier) else None,
         val_probabilities=val,
         temperature=temperature,

@@ -43,7 +43,7 @@ def write_evaluation(result: EvaluateResult, plan: ClipPlan, facts: Mapping[str,
     for run, reason in result.unknown.items():
         unreadable += f" Which videos {run} was trained on is not known ({reason}): the accuracy may be too high."
     sections = [
-        report.Section("Metrics", _metrics(result.evaluations)),
+        report.Section("Metrics", _metrics(result.evaluations) + _differences(result)),
         report.Section(f"Classes: {last.name}", _classes(last.metrics)),
         report.confusion_matrices({v.name: (v.metrics.confusion, result.classes) for v in result.evaluations}),
         report.Section("Calibration", _calibration(result.evaluations)),
@@ -59,11 +59,24 @@ def share(value: float | None) -> str:
 
 
 def _metrics(evaluations: Sequence[Evaluation]) -> str:
-    head = ("", "top-1 %", "top-5 %", "class mean %", "ECE %", "log loss", "passes a video", "s a video", "s a pass")
+    head = (
+        "",
+        "top-1 %",
+        "95 % interval",
+        "top-5 %",
+        "class mean %",
+        "ECE %",
+        "log loss",
+        "passes a video",
+        "s a video",
+        "s a pass",
+    )
     rows = (
         (
             v.name,
-            *(share(x) for x in (v.metrics.top1, v.metrics.top5, v.metrics.mean_class, v.metrics.ece)),
+            share(v.metrics.top1),
+            str(v.metrics.top1_interval),
+            *(share(x) for x in (v.metrics.top5, v.metrics.mean_class, v.metrics.ece)),
             f"{v.metrics.log_loss:.3f}",
             str(v.passes),
             f"{v.seconds_per_video:.3g}",
@@ -75,6 +88,14 @@ def _metrics(evaluations: Sequence[Evaluation]) -> str:
         "Seconds are wall time on this machine, reading included; runs with one and the same encoder share its passes."
     )
     return report.plain_table(head, rows) + report.paragraph(note)
+
+
+def _differences(result: EvaluateResult) -> str:
+    """Which classifier is better on the same videos, where there are several."""
+    rows = [
+        (f"{ours} − {theirs}", str(lead), f"{lead.p_value:.2g}") for (ours, theirs), lead in result.differences.items()
+    ]
+    return report.plain_table(("accuracy", "points (95 %)", "p"), rows) if rows else ""
 
 
 def _classes(metrics: Metrics) -> str:

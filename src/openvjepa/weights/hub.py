@@ -14,10 +14,12 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from openvjepa.config import ClipProtocol, ModelConfig, to_mapping
+from openvjepa.config import ENCODER_SIZES, ClipProtocol, ModelConfig, to_mapping
+from openvjepa.config.presets import PRESETS
 from openvjepa.errors import CheckpointError, shorten
 from openvjepa.model.action import ActionPredictor
 from openvjepa.model.encoder import Encoder
+from openvjepa.model.pixels import PixelEncoder, pixel_config, untrained
 from openvjepa.model.positions import position_codes
 from openvjepa.model.predictor import Predictor
 from openvjepa.train.checkpoint import checkpoint_path, list_checkpoints, load_newest
@@ -48,6 +50,7 @@ from openvjepa.weights.probes import Probe, fill_probe, probe_settings, read_pro
 from openvjepa.weights.protocols import clip_of_run, clip_of_settings, stored_clip
 
 WEIGHTS, SETTINGS, HF_SETTINGS = "model.safetensors", "model.yaml", "config.json"
+PIXELS, UNTRAINED = "pixels", "untrained:"  # sources without a file
 _HF_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -63,7 +66,8 @@ def load_model(
     Args:
         source: a name that `vjepa models` lists; a checkpoint file of V-JEPA 1, 2, 2.1 or nano-JEPA; a Hugging Face folder
             or its id ("facebook/vjepa2-vitl-fpc64-256"); a run folder of `vjepa pretrain` (finished, or with a checkpoint)
-            or `vjepa probe`, or one of its checkpoints.
+            or `vjepa probe`, or one of its checkpoints; `pixels` or `untrained:NAME` (a preset, a size such as vit_tiny, or
+            any other source), the baselines.
         arch: ModelConfig fields that replace what the source says: for example {"num_heads": 3} for a foreign file of an
             unknown size, {"num_frames": 16, "img_size": 256} for a V-JEPA 2 file of your own, or {"img_size": 384}: position
             codes of another clip shape are computed.
@@ -74,6 +78,8 @@ def load_model(
         CheckpointError: unknown, missing, damaged or not such a file; names the first tensors that are missing, unexpected or
             of another shape, unless a named rule accounts for them (`LoadedModel.notes`).
     """
+    if not os.path.exists(source) and (model := _baseline(str(source), arch or {})) is not None:
+        return model
     path, known = _locate(source)
     arch = {**known, **(arch or {})}
     model = _load_folder(path, arch) if path.is_dir() else _load_container(read_container(path), path, arch)
@@ -149,6 +155,8 @@ def save_model(
     state = {f"{part}.{key}": value for part, tensors in modules.items() for key, value in tensors.items()}
     metadata = {}
     settings: dict[str, Any] = {"model": to_mapping(encoder.config)}
+    if isinstance(encoder, PixelEncoder):
+        settings["encoder"] = PIXELS
     if clip is not None:
         settings["clip"] = clip.to_mapping()
     if probe is not None:
@@ -205,7 +213,10 @@ def _load_own(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
         clip = clip_of_run(path, config, antialias=bool(settings.get("antialias", True)))
     tensors, metadata = read_tensors(path / WEIGHTS)
     encoder, predictor, classifier = (_part(tensors, f"{name}.") for name in ("encoder", "predictor", "classifier"))
-    model = _build(config, encoder, predictor, str(path), "encoder", clip)
+    if settings.get("encoder") == PIXELS:
+        model = _pixels(config, encoder, str(path), clip)
+    else:
+        model = _build(config, encoder, predictor, str(path), "encoder", clip)
     if not classifier:
         return model
     try:
@@ -217,6 +228,38 @@ def _load_own(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
         raise CheckpointError(f"{path / WEIGHTS}: its classifier cannot be read ({error})") from None
     probe = fill_probe(stored, config.dims.embed_dim, len(labels), classifier, f"{path} (classifier)")
     return replace(model, probe=probe, labels=tuple(labels))
+
+
+def _pixels(config: ModelConfig, state: Mapping[str, Tensor], source: str, clip: ClipProtocol) -> LoadedModel:
+    encoder = PixelEncoder(config)
+    load_strictly(encoder, state, source)
+    return LoadedModel(encoder.eval(), None, config, source, PIXELS, clip)
+
+
+def _baseline(source: str, arch: Mapping[str, Any]) -> LoadedModel | None:
+    """What has a name but no file: pixels, and encoders with random weights; None for anything else.
+
+    Raises:
+        CheckpointError: untrained: names no preset, size or model.
+    """
+    if source == PIXELS:
+        config = make_config({**to_mapping(pixel_config()), **arch}, source)
+        clip = clip_of_settings(None, config, source, antialias=True)
+        return LoadedModel(PixelEncoder(config).eval(), None, config, source, PIXELS, clip)
+    if not source.startswith(UNTRAINED):
+        return None
+    name = source.removeprefix(UNTRAINED)
+    if name in PRESETS:
+        preset = to_mapping(PRESETS[name]())
+        config = make_config({**preset["model"], **arch}, source)
+        clip = clip_of_settings(preset, config, source, antialias=True)
+    elif name in ENCODER_SIZES:
+        config = make_config({"arch": name, **arch}, source)
+        clip = clip_of_settings(None, config, source, antialias=True)
+    else:
+        model = load_model(name, arch=arch)
+        config, clip = model.config, model.clip
+    return LoadedModel(untrained(config), None, config, source, "untrained", clip)
 
 
 def _load_hf(path: Path, arch: Mapping[str, Any]) -> LoadedModel:

@@ -11,28 +11,17 @@ from openvjepa.commands.probe import ProbeResult
 from openvjepa.config import ProbeConfig
 from openvjepa.probing.low_shot import Share
 from openvjepa.reports.low_shot import share_text
+from openvjepa.reports.probe import headline, render
 
 
 def probe(result: ProbeResult, config: ProbeConfig) -> None:
     """The accuracies as a table, with few labels too if they were asked for, and what could not be read."""
-    table = Table("probe", title=f"Top-1 accuracy in %, {len(result.classes)} classes", title_justify="left")
-    top5 = any(outcome.test_top5 is not None for outcome in result.outcomes.values())
-    for heading in ("val", "test", *(["test top-5"] if top5 else [])):
-        table.add_column(heading, justify="right")
-    table.add_column("chosen on val")
-    for kind, outcome in result.outcomes.items():
-        figures = [outcome.val_top1, outcome.test_top1, *([outcome.test_top5] if top5 else [])]
-        chosen = ", ".join(f"{name} {value:g}" for name, value in outcome.chosen.items())
-        table.add_row(kind, *(f"{value:.1f}" for value in figures), chosen)
-    table.add_row(
-        "chance level", "", f"{result.chance:.1f}", *([""] if top5 else []), f"majority class: {result.majority:.1f}"
-    )
-    show(table)
+    show(render(result.probed, len(result.classes), result.chance, result.majority))
     if result.shares:
         show(_low_shot(result.shares))
     say_skipped(result.skipped)
     counts = ", ".join(f"{count} {name}" for name, count in result.videos.items())
-    say(f"videos: {counts}; results in {result.out}")
+    say(f"{headline(result.probed, result.videos['test'])}; videos: {counts}; results in {result.out}")
 
 
 def _low_shot(shares: Sequence[Share]) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from openvjepa.data.files import expanded, why_not_readable
@@ -82,20 +82,26 @@ def read_table(path: Path) -> Table | None:
     return Table(path, tuple(header), tuple(rows), tuple(number for number, _ in lines))
 
 
-def table_rows(table: Table, label: str | None) -> list[Row]:
+def table_rows(table: Table, label: str | None, group: str | None = None) -> list[Row]:
     """The videos of a CSV; paths as the file has them.
 
     Args:
         table: the file.
         label: column of the label; None: `label`, or the only one that can be one.
+        group: column of the groups; None: there are none.
 
     Raises:
         DataError: no such column, no videos, or a field that means nothing, named by its line.
     """
-    column, rows = _label_column(table, label), []
+    if group is not None and group not in table.header:
+        raise DataError(f"{table.path}: no column {group!r} for --group: its columns are {', '.join(table.header)}")
+    column, rows = _label_column(table, label, group), []
     for number, row in zip(table.lines, table.rows, strict=True):
         try:
-            rows.append(Row(_record(row), row[column] or None if column else None))
+            record = _record(row)
+            if group is not None:
+                record = replace(record, group=row[group])
+            rows.append(Row(record, row[column] or None if column else None))
         except (ValueError, DataError) as error:
             raise DataError(f"{table.path}, line {number}: {error}") from None
     if not rows:
@@ -163,8 +169,8 @@ def _record(row: dict[str, str]) -> VideoRecord:
     return VideoRecord(row["path"], None, split, *metadata, *times)
 
 
-def _label_column(table: Table, label: str | None) -> str | None:
-    candidates = table.candidates
+def _label_column(table: Table, label: str | None, group: str | None) -> str | None:
+    candidates = tuple(name for name in table.candidates if name != group)
     if label is not None:
         if label not in candidates:
             raise DataError(
