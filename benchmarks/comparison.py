@@ -40,7 +40,7 @@ from openvjepa.config import (
     ProbeConfig,
     ShapesConfig,
 )
-from openvjepa.data.synthetic import make_shapes
+from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.pretraining.task import PretrainTask
 from openvjepa.weights.hub import save_model
 
@@ -132,7 +132,7 @@ def encoder(work: Path, name: str, seed: int) -> tuple[Path, float]:
 
 
 def judge(work: Path, model: Path, seed: int) -> dict[str, float]:
-    """Test accuracies in per cent."""
+    """Test accuracies in percent."""
     source, found = str(data(work, PLAIN, SETS[PLAIN].train, seed)), {}
     rate = recipe().data.fps
     for label in ("motion", "appearance"):

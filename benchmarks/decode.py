@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvjepa import __version__
-from openvjepa.data.synthetic import render_shape
-from openvjepa.data.video import open_video
+from openvjepa.data.media.video import open_video
+from openvjepa.data.rendered.synthetic import render_shape
 
 FRAMES, FPS, HEIGHT, WIDTH = 300, 30, 256, 340
 CLIP, STEP = 16, 4
@@ -50,7 +50,7 @@ def usual(path: Path, indices: list[int]) -> NDArray[np.uint8]:
 
 
 def ours(path: Path, indices: list[int]) -> NDArray[np.uint8]:
-    """openvjepa.data.video with one decoding thread, as in a loader's worker."""
+    """openvjepa.data.media.video with one decoding thread, as in a loader's worker."""
     return open_video(path).frames(indices).frames
 
 

@@ -23,7 +23,7 @@ import torch
 
 from openvjepa.commands.finetune import finetune
 from openvjepa.config import FinetuneConfig, ModelConfig, ShapesConfig
-from openvjepa.data.synthetic import make_shapes
+from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.finetuning import run as finetune_run
 from openvjepa.model.encoder import create_model
 from openvjepa.train.logs import read_metrics

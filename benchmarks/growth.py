@@ -41,7 +41,7 @@ SERIES = {
 
 
 def point(arch: str, frames: int, size: int, threads: int) -> dict[str, Any]:
-    """Best of three steps of forward pass, backward pass, optimiser and EMA; memory is the process's peak."""
+    """Best of three steps of forward pass, backward pass, optimizer and EMA; memory is the process's peak."""
     model = ModelConfig(arch=arch, num_frames=frames)
     masks = [(ids[0] * model.grid.tokens // 1568, ids[1] * model.grid.tokens // 1568) for ids in MASKS]
     train = TrainConfig(threads=threads, device="cpu")

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from openvjepa.bench.measure import machine, new_encoder, product_rate
 from openvjepa.config import ModelConfig
-from openvjepa.model import kernels
+from openvjepa.model.blocks import kernels
 from openvjepa.model.encoder import create_model
 from openvjepa.model.flops import encoder_flops
 from openvjepa.train.devices import keep_freed_memory

@@ -39,10 +39,10 @@ from learning_report import report
 from openvjepa.commands.pretrain import pretrain
 from openvjepa.config import PRESETS, PretrainConfig, ProbeConfig, ShapesConfig, from_mapping, read_yaml, to_mapping
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.index import VideoIndex, read_index
+from openvjepa.data.lists.index import VideoIndex, read_index
+from openvjepa.data.lists.splits import read_splits
 from openvjepa.data.loader import EvalClips
-from openvjepa.data.splits import read_splits
-from openvjepa.data.synthetic import make_shapes
+from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.features.encode import encode
 from openvjepa.metrics import rankme
 from openvjepa.model.encoder import Encoder
@@ -65,7 +65,7 @@ Tokens = Callable[[torch.Tensor], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Data:
-    """Videos without labels, and labelled splits by name of the label."""
+    """Videos without labels, and labeled splits by name of the label."""
 
     name: str
     sources: tuple[str, ...]
@@ -90,7 +90,7 @@ def rendered(name: str, work: Path, seed: int) -> Data:
 
 
 def real(source: str, label: str | None, work: Path, seed: int) -> Data:
-    """A labelled set; its training videos are pretrained on, without labels."""
+    """A labeled set; its training videos are pretrained on, without labels."""
     splits = read_splits(ProbeConfig(source=source, label=label, seed=seed))
     listed = work / f"{Path(source).name}-{label or 'label'}-{seed}.csv"
     listed.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def few(labels: NDArray[np.int64], count: int, draw: int) -> NDArray[np.int64]:
 
 
 def judge(x: Arrays, labels: Arrays, grid: tuple[int, int, int], num_heads: int) -> dict[str, dict[str, float]]:
-    """Probe -> number of labels of each class -> top-1 on the test split, per cent. A single token is a vector: no attention."""
+    """Probe -> number of labels of each class -> top-1 on the test split, percent. A single token is a vector: no attention."""
     x = {split: value.astype(np.float32) for split, value in x.items()}
     vector = x["train"].shape[2] == 1
     pooled = x if vector else {split: grid_pooled(value, grid) for split, value in x.items()}
@@ -250,7 +250,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run")
     command.add_argument("--recipe", default="demo", help="a preset, or a YAML file")
-    command.add_argument("--data", default="shapes-hard", help="shapes, shapes-hard, or a labelled set")
+    command.add_argument("--data", default="shapes-hard", help="shapes, shapes-hard, or a labeled set")
     command.add_argument("--label", help="column of a CSV")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--budget", type=float, default=0, help="CPU seconds; 0: the steps of the recipe")

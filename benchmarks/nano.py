@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/nano.py report [--figure docs/images/nano.png]
 
 A cell is a recipe, a data set and a seed. Its encoder is pretrained on some of the videos, without labels. At points
-of the run the frozen target encoder is probed (linear, attentive, nearest neighbours), and the CPU time that the
+of the run the frozen target encoder is probed (linear, attentive, nearest neighbors), and the CPU time that the
 process has spent on pretraining, all threads together, is noted; probing is not counted. A cell's lines are added to
 the results file when it is done, and cells that are in it are skipped. Point 0 is the untrained encoder; the recipe
 `pixels` probes raw pixels, as the demo does.
@@ -43,10 +43,10 @@ from numpy.typing import NDArray
 from openvjepa.config import PRESETS, PrepareConfig, PretrainConfig, ShapesConfig, from_mapping, to_mapping
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.copies.prepare import prepare
-from openvjepa.data.images import is_image
-from openvjepa.data.index import VideoIndex, read_index, stratified_split
+from openvjepa.data.lists.index import VideoIndex, read_index, stratified_split
 from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
-from openvjepa.data.synthetic import make_shapes
+from openvjepa.data.media.images import is_image
+from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.data.transforms import normalize
 from openvjepa.features.encode import encode
 from openvjepa.metrics import rankme
@@ -69,7 +69,7 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Data:
-    """Videos to pretrain on, and labelled videos to probe with: with splits, or cross-validated (`crossed`)."""
+    """Videos to pretrain on, and labeled videos to probe with: with splits, or cross-validated (`crossed`)."""
 
     name: str
     pretraining: tuple[str, ...]
@@ -132,7 +132,7 @@ def recipe_of(name: str, data: Data, seed: int, run: Path, changes: dict[str, An
 
 
 class Probes:
-    """Accuracy of frozen features, per cent, by kind of probe."""
+    """Accuracy of frozen features, percent, by kind of probe."""
 
     def __init__(self, data: Data, config: PretrainConfig, seed: int) -> None:
         self.data, self.config, self.seed = data, config, seed
@@ -350,7 +350,7 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
     """Accuracy against CPU-minutes: a row for each data set, a column for each probe, a line for each seed."""
     names = list(dict.fromkeys(line["data"] for line in cells))
     recipes = [r for r in dict.fromkeys(line["recipe"] for line in cells) if r != "pixels"]
-    colours = {recipe: f"C{i}" for i, recipe in enumerate(recipes)}
+    colors = {recipe: f"C{i}" for i, recipe in enumerate(recipes)}
     figure = Figure(figsize=(11, 3.2 * len(names)), layout="constrained")
     grid = figure.subplots(len(names), len(KINDS), squeeze=False)
     for axes_row, name in zip(grid, names, strict=True):
@@ -359,9 +359,9 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
             axes.set_visible(bool(curves))
             for (recipe, _seed), line in curves.items():
                 if recipe == "pixels":
-                    axes.axhline(line[0][1], color="grey", linewidth=0.8, linestyle=":")
+                    axes.axhline(line[0][1], color="gray", linewidth=0.8, linestyle=":")
                 else:
-                    axes.plot(*zip(*line, strict=True), "o-", color=colours[recipe], markersize=3, linewidth=1)
+                    axes.plot(*zip(*line, strict=True), "o-", color=colors[recipe], markersize=3, linewidth=1)
             axes.set_xscale("symlog", linthresh=0.5)
             axes.set_xlim(left=0)
             axes.set_xticks([0, 1, 10], ["0", "1", "10"])
@@ -371,9 +371,9 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
             axes.set_title(f"{name}, {kind}")
             axes.set_xlabel("CPU-minutes of pretraining")
             axes.set_ylabel("test top-1, %")
-    handles = [Line2D([], [], color=colour, marker="o", label=recipe) for recipe, colour in colours.items()]
+    handles = [Line2D([], [], color=color, marker="o", label=recipe) for recipe, color in colors.items()]
     if any(line["recipe"] == "pixels" for line in cells):
-        handles.append(Line2D([], [], color="grey", linestyle=":", label="raw pixels"))
+        handles.append(Line2D([], [], color="gray", linestyle=":", label="raw pixels"))
     grid[0][0].legend(handles=handles, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -8,7 +8,7 @@ originals: `k250` (340 x 256 px, B-frames, a key frame every 250 frames, as data
 and reads clips of 16 frames, every 4th, from random starts as a loader's worker does: open, find the frames, decode them
 with one thread, crop and resize to 224 px. Originals and copies take turns, clip by clip, so that both meet the same
 disturbances; a clip's cost is the least CPU time of the rounds. The table of a file's time stamps is made once, before
-the clock starts, as in training. `hd` is read twice: as it is, and shrunk to a short side of 256 px while its colours are
+the clock starts, as in training. `hd` is read twice: as it is, and shrunk to a short side of 256 px while its colors are
 converted.
 """
 
@@ -37,8 +37,8 @@ from openvjepa import __version__
 from openvjepa.config import PrepareConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.copies.transcode import copy_video
+from openvjepa.data.media.video import VIDEO_EXTENSIONS, VideoInfo, open_video, probe
 from openvjepa.data.transforms import train_transform
-from openvjepa.data.video import VIDEO_EXTENSIONS, VideoInfo, open_video, probe
 
 SECONDS, FPS = 10, 30
 SPEC = ClipSpec(num_frames=16, frame_step=4)

@@ -9,7 +9,7 @@ With `--real`, classifiers of surveillance clips (2 classes) and of photographs 
 
 Ways: `finetune` (`vjepa finetune`, 20 epochs), `open` (the same with the number of epochs left open, which
 gives 600 steps; for A and C), `hf-card` (`--preset hf-card`: 5 epochs of Adam, 1e-5), `probe` (`vjepa probe`:
-attentive, linear, nearest neighbours).
+attentive, linear, nearest neighbors).
 
 A cell is one JSON line of the results file, added when it is done; cells that are in it are skipped, so that a run that
 was ended goes on. `--cells` limits what is run, for instance to `A/probe C/probe`. Backbones are those of a `vjepa demo
@@ -42,7 +42,7 @@ from openvjepa.commands.probe import probe
 from openvjepa.config import FINETUNE_PRESETS as PRESETS
 from openvjepa.config import FinetuneConfig, ProbeConfig, ShapesConfig
 from openvjepa.config.presets import demo_masked as demo
-from openvjepa.data.synthetic import MOTIONS, make_shapes
+from openvjepa.data.rendered.synthetic import MOTIONS, make_shapes
 from openvjepa.pretraining.task import PretrainTask
 from openvjepa.train.logs import read_metrics
 from openvjepa.weights.hub import save_model
@@ -50,7 +50,7 @@ from openvjepa.weights.hub import save_model
 WAYS = ("finetune", "probe", "hf-card", "open")
 POOL = {"train": 864, "val": 144, "test": 288}  # videos of 8 motions: at least 100, exactly 18 and exactly 36 of each
 PRETRAINING = {"train": 768, "val": 192, "test": 384}  # videos of `vjepa demo`
-DATA_SEED = 1000  # labelled videos are others than those that the backbone was pretrained on
+DATA_SEED = 1000  # labeled videos are others than those that the backbone was pretrained on
 BLUE, ORANGE, GREY = "#2563eb", "#d97706", "#9ca3af"
 
 
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
         if any(key.items() <= line.items() for line in read_lines(args.results)):
             continue
         backbone = backbones(args, seed)
-        source = labelled(args, MODELS[name], seed)
+        source = labeled(args, MODELS[name], seed)
         print(f"\n== {name}, {way}, seed {seed}", flush=True)
         started = time.process_time()
         with open(args.work / "log.txt", "a") as log, contextlib.redirect_stdout(log):
@@ -139,7 +139,7 @@ def backbones(args: argparse.Namespace, seed: int) -> Path:
     return folder
 
 
-def labelled(args: argparse.Namespace, model: Model, seed: int) -> Path:
+def labeled(args: argparse.Namespace, model: Model, seed: int) -> Path:
     """What to train on: a CSV with the wanted number of videos of each class, or a folder of class folders."""
     if model.real:
         return Path(args.real) / model.real
@@ -160,7 +160,7 @@ def labelled(args: argparse.Namespace, model: Model, seed: int) -> Path:
 
 
 def measure(args: argparse.Namespace, key: dict[str, Any], backbone: Path, source: Path) -> dict[str, Any]:
-    """Accuracies of a cell, per cent."""
+    """Accuracies of a cell, percent."""
     model, way, seed = MODELS[key["model"]], key["way"], key["seed"]
     # Encoded anew for each cell, so that its time says what a user would wait.
     own = {
@@ -265,12 +265,12 @@ def draw(found: dict[tuple[str, str], list[dict[str, Any]]]) -> Figure:
     panels = figure.subplots(2, 3, sharex=True, sharey=True)
     for panel, name in zip(panels.flat, "ABCDEF", strict=True):
         model = MODELS[name]
-        for way, colour in (("finetune", BLUE), ("hf-card", ORANGE)):
+        for way, color in (("finetune", BLUE), ("hf-card", ORANGE)):
             curves = [np.array(line["val_per_epoch"]) for line in found[name, way]]
             for curve in curves:
-                panel.plot(*curve.T, color=colour, linewidth=0.8, alpha=0.35)
+                panel.plot(*curve.T, color=color, linewidth=0.8, alpha=0.35)
             if curves:
-                panel.plot(*np.mean(curves, axis=0).T, color=colour, linewidth=2)
+                panel.plot(*np.mean(curves, axis=0).T, color=color, linewidth=2)
         panel.axhline(100 / model.classes, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
         title = f"{name}: {model.classes} classes x {model.per_class}"
         panel.set_title(title + (", untrained" if model.backbone == "untrained" else ""), loc="left", fontsize=10)

@@ -32,7 +32,7 @@ import torch
 from openvjepa.bench.measure import MASKS, machine, product_rate, random_batch
 from openvjepa.config import ModelConfig, PretrainConfig, TrainConfig, to_mapping
 from openvjepa.data.transforms import normalize
-from openvjepa.model import kernels
+from openvjepa.model.blocks import kernels
 from openvjepa.model.flops import step_flops
 from openvjepa.pretraining.task import PretrainTask
 from openvjepa.train import distributed

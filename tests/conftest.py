@@ -1,4 +1,4 @@
-"""A small labelled data set and a small random encoder, saved as `load_model` reads it."""
+"""A small labeled data set and a small random encoder, saved as `load_model` reads it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from openvjepa.config import ClipProtocol, ModelConfig, ObjectiveConfig, PhysicsConfig, ShapesConfig
-from openvjepa.data.physics import make_physics
-from openvjepa.data.synthetic import make_shapes
+from openvjepa.data.rendered.physics import make_physics
+from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.model.encoder import Encoder, create_model
 from openvjepa.model.jepa import JEPA
 from openvjepa.weights.hub import save_model

@@ -68,7 +68,7 @@ def test_knn_is_brute_force(k: int, generator: torch.Generator) -> None:
     assert knn_accuracy(train_x, train_y, test_x, test_y, k) == pytest.approx(expected)
 
 
-def test_knn_takes_fewer_neighbours_from_a_small_set() -> None:
+def test_knn_takes_fewer_neighbors_from_a_small_set() -> None:
     x, y = torch.eye(3), torch.tensor([0, 1, 2])
     assert knn_accuracy(x, y, x, y) == 100.0
 

@@ -29,8 +29,8 @@ from .config import (
     TrainConfig,
 )
 from .data.clips import read_clip
-from .data.index import VideoIndex, VideoRecord, read_index
-from .data.synthetic import make_shapes
+from .data.lists.index import VideoIndex, VideoRecord, read_index
+from .data.rendered.synthetic import make_shapes
 from .errors import CheckpointError, ConfigError, DataError, Interrupted, OpenVJEPAError, VideoError
 from .features.encode import encode
 from .inference.classifier import VideoClassifier, load_classifier
@@ -39,10 +39,10 @@ from .model.encoder import create_model
 from .seeing.attention import ProbeAttention, attention_rows, probe_attention
 from .seeing.clip_map import ClipMap, MappedClip, embed_clips, map_clips
 from .seeing.pca import PcaFit, fit_pca, load_fit, save_fit
-from .seeing.segmentation import boundary_accuracy, region_similarity
 from .seeing.similarity import cosine_similarity, pack_tokens
 from .seeing.tokens import ClipChoice, ClipTokens, see
-from .seeing.track import PointTracks, frame_features, propagate, track_masks, track_points
+from .seeing.tracking.segmentation import boundary_accuracy, region_similarity
+from .seeing.tracking.track import PointTracks, frame_features, propagate, track_masks, track_points
 from .version import __version__
 from .weights.hub import LoadedModel, load_model, save_model
 from .weights.probes import load_probe

@@ -1,6 +1,6 @@
 """Metrics of classifiers and of features: accuracy, class by class, confusion, calibration, kNN, effective rank.
 
-n samples (videos, clips or tokens), C classes, D channels; accuracies in per cent.
+n samples (videos, clips or tokens), C classes, D channels; accuracies in percent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOP5_CLASSES = 10  # top-5 accuracy is reported from this number of classes on
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval of 95 %, in per cent."""
+    """A confidence interval of 95 %, in percent."""
 
     low: float
     high: float
@@ -62,7 +62,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Metrics of one class, in per cent."""
+    """Metrics of one class, in percent."""
 
     name: str
     videos: int
@@ -93,7 +93,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Metrics of one classifier on labelled videos."""
+    """Metrics of one classifier on labeled videos."""
 
     top1: float
     top5: float | None
@@ -102,7 +102,7 @@ class Metrics:
     """Mean recall of the classes that have videos (balanced accuracy)."""
     log_loss: float
     ece: float
-    """Expected calibration error: mean distance of confidence and accuracy over the videos, in per cent."""
+    """Expected calibration error: mean distance of confidence and accuracy over the videos, in percent."""
     per_class: tuple[ClassMetrics, ...]
     confusion: list[list[int]]
     """Counts [C][C], rows true, columns predicted."""
@@ -241,12 +241,12 @@ def difference(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], groups: Group
 
 
 def accuracy(probabilities: NDArray[np.float64], labels: Labels) -> float:
-    """Top-1 accuracy in per cent; probabilities [n, C], labels [n]."""
+    """Top-1 accuracy in percent; probabilities [n, C], labels [n]."""
     return 100.0 * float((probabilities.argmax(1) == labels).mean())
 
 
 def top_k(probabilities: NDArray[np.float64], labels: Labels, k: int) -> float:
-    """Share of samples in per cent whose label is among the k most probable classes; probabilities [n, C], labels [n]."""
+    """Share of samples in percent whose label is among the k most probable classes; probabilities [n, C], labels [n]."""
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     return 100.0 * float((best == labels[:, None]).any(1).mean())
 
@@ -276,7 +276,7 @@ def feature_std(features: Tensor) -> float:
 def rankme(features: Tensor) -> float:
     """Effective rank: exp of the entropy of the singular values' shares (RankMe, Garrido et al. 2023, equation 2).
 
-    The features are centred first, unlike in the paper: tokens share a large mean that would hide the rest.
+    The features are centered first, unlike in the paper: tokens share a large mean that would hide the rest.
 
     Args:
         features: [n, D].
@@ -284,16 +284,18 @@ def rankme(features: Tensor) -> float:
     Returns:
         Between 1 (all on a line, or all the same) and min(n, D).
     """
-    centred = features.double()
-    centred = centred - centred.mean(0)
-    gram = centred.T @ centred if len(centred) > centred.shape[1] else centred @ centred.T  # the smaller of the two
+    centered = features.double()
+    centered = centered - centered.mean(0)
+    gram = (
+        centered.T @ centered if len(centered) > centered.shape[1] else centered @ centered.T
+    )  # the smaller of the two
     values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     shares = values / values.sum().clamp_min(1e-12)
     return torch.exp(-torch.xlogy(shares, shares).sum()).item()
 
 
 def knn_accuracy(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, k: int = 10) -> float:
-    """Accuracy in per cent of a vote of the k nearest neighbors by cosine, weighted by distance.
+    """Accuracy in percent of a vote of the k nearest neighbors by cosine, weighted by distance.
 
     Args:
         train_x, test_x: features [n, D].

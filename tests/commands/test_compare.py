@@ -14,7 +14,7 @@ from openvjepa.commands.compare import compare
 from openvjepa.commands.probe import probe
 from openvjepa.config import ProbeConfig
 from openvjepa.errors import DataError
-from openvjepa.reports.compare import mean_and_spread, read_run, repetitions
+from openvjepa.reports.runs.compare import mean_and_spread, read_run, repetitions
 
 
 @pytest.fixture

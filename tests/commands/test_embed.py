@@ -23,7 +23,7 @@ from openvjepa.commands.predict import predict
 from openvjepa.commands.probe import probe
 from openvjepa.config import EmbedConfig, ModelConfig, PredictConfig, ProbeConfig
 from openvjepa.data.clips import ClipSpec, read_clip
-from openvjepa.data.index import read_index
+from openvjepa.data.lists.index import read_index
 from openvjepa.data.loader import EvalClips
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import ConfigError, DataError

@@ -23,7 +23,7 @@ from openvjepa.commands.predict import predict
 from openvjepa.commands.probe import ProbeResult, probe
 from openvjepa.config import EvaluateConfig, FinetuneConfig, PredictConfig, ProbeConfig
 from openvjepa.data.clips import read_clip
-from openvjepa.data.index import VideoRecord, read_index
+from openvjepa.data.lists.index import VideoRecord, read_index
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.inference.classifier import VideoClassifier, load_classifier, save_classifier
@@ -433,7 +433,7 @@ def test_a_folder_of_hugging_face_is_judged_by_its_labels(shapes: Path, tmp_path
     theirs = transformers.AutoModelForVideoClassification.from_pretrained(source).eval()
     paths = [record.path for record in read_index(shapes).records[:6]]
     rows = [(path, f"class_{i % 4}") for i, path in enumerate(paths)]
-    (evaluation,) = judge(tmp_path, source, listing(tmp_path / "labelled.csv", rows), label=None).evaluations
+    (evaluation,) = judge(tmp_path, source, listing(tmp_path / "labeled.csv", rows), label=None).evaluations
     for path, shares in zip(paths, evaluation.probabilities, strict=True):
         frames = read_clip(path, num_frames=8, frame_step=4)
         (clip,) = eval_views(frames.numpy(), (32, 32), 1)

@@ -28,8 +28,8 @@ from openvjepa.config import (
     read_yaml,
 )
 from openvjepa.data.augment import Augmentation
-from openvjepa.data.index import VideoIndex
-from openvjepa.data.splits import read_splits
+from openvjepa.data.lists.index import VideoIndex
+from openvjepa.data.lists.splits import read_splits
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import CheckpointError, ConfigError, DataError, Interrupted
 from openvjepa.features.sampling import ClipPlan
@@ -81,7 +81,7 @@ def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """No pictures and pages, which take most of a small run's time, but for the tests that look at them."""
     if "documents" not in request.fixturenames:
         monkeypatch.setattr("openvjepa.commands.finetune.write_documents", lambda *arguments: None)
-        monkeypatch.setattr("openvjepa.reports.finetune.Pictures.__call__", lambda *arguments: None)
+        monkeypatch.setattr("openvjepa.reports.runs.finetune.Pictures.__call__", lambda *arguments: None)
 
 
 @pytest.fixture

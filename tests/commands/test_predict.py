@@ -16,7 +16,7 @@ from openvjepa.commands.predict import Prediction, predict
 from openvjepa.commands.probe import ProbeResult, probe
 from openvjepa.config import PredictConfig, ProbeConfig
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.index import read_index
+from openvjepa.data.lists.index import read_index
 from openvjepa.data.loader import EvalClips
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import CheckpointError, ConfigError

@@ -25,7 +25,7 @@ from openvjepa.config import (
     TrainConfig,
     to_yaml,
 )
-from openvjepa.data.synthetic import make_shapes
+from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.train.checkpoint import list_checkpoints, load_checkpoint
 from openvjepa.train.logs import read_metrics

@@ -25,7 +25,7 @@ from openvjepa.config import (
     ShapesConfig,
     TrainConfig,
 )
-from openvjepa.data.synthetic import make_shapes
+from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.pretraining.task import PretrainTask
 from openvjepa.train.checkpoint import list_checkpoints, load_checkpoint
@@ -169,7 +169,7 @@ def test_images_need_a_model_that_can_read_them(shapes: Path, pictures: Path, tm
 
 
 def test_a_second_phase_starts_where_the_first_ended(shapes: Path, tmp_path: Path) -> None:
-    """V-JEPA 2's cooldown: longer clips, schedules from 0, weights and the optimiser's state of the first phase."""
+    """V-JEPA 2's cooldown: longer clips, schedules from 0, weights and the optimizer's state of the first phase."""
     pretrain(run(shapes, tmp_path / "first", ROTARY))
     second = run(shapes, tmp_path / "second", {**ROTARY, "num_frames": 10, "depth": 1}, init=str(tmp_path / "first"),
                  optim=STILL, train={"steps": 2, "save_every": 2})  # fmt: skip

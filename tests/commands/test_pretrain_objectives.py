@@ -11,7 +11,7 @@ import torch
 from openvjepa.commands.convert import write_meta
 from openvjepa.commands.pretrain import pretrain
 from openvjepa.config import DataConfig, ModelConfig, ObjectiveConfig, PretrainConfig, TrainConfig, ViewsConfig
-from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.data.rendered.synthetic import ShapesConfig, make_shapes
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.train.logs import read_metrics
 from openvjepa.weights.formats.hf import check_hf

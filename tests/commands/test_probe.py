@@ -23,8 +23,8 @@ from openvjepa.commands.evaluate import evaluate
 from openvjepa.commands.predict import predict
 from openvjepa.commands.probe import ProbeResult, probe
 from openvjepa.config import EvaluateConfig, PredictConfig, ProbeConfig, read_yaml
-from openvjepa.data.index import VideoIndex
-from openvjepa.data.splits import read_splits
+from openvjepa.data.lists.index import VideoIndex
+from openvjepa.data.lists.splits import read_splits
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import AttentiveClassifier, attentive_logits, average_softmax
@@ -33,8 +33,8 @@ from openvjepa.probing.attentive import Recipe, _EarlyStopping, make_heads, trai
 from openvjepa.probing.features import Scaler, mean_tokens
 from openvjepa.probing.knn import train_knn
 from openvjepa.probing.linear import train_linear
-from openvjepa.probing.low_shot import Rows, choose
 from openvjepa.probing.probes import probe_features
+from openvjepa.probing.search.low_shot import Rows, choose
 from openvjepa.weights.hub import load_model
 
 RECIPE = Recipe(lrs=(5e-3, 1e-3), weight_decays=(0.01, 0.4), epochs=3, batch_size=16, seed=3)

@@ -16,7 +16,7 @@ from openvjepa.cli import main
 from openvjepa.commands.show import ShowResult, choice_of, gather, show
 from openvjepa.config import ClipProtocol, ModelConfig, ShowConfig
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.index import read_index
+from openvjepa.data.lists.index import read_index
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.model.encoder import Encoder, create_model
 from openvjepa.model.pooler import AttentiveClassifier

@@ -11,7 +11,7 @@ import pytest
 
 from openvjepa.cli.main import main
 from openvjepa.commands.surprise import surprise
-from openvjepa.data.video import open_video
+from openvjepa.data.media.video import open_video
 from openvjepa.errors import ConfigError, DataError
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 from openvjepa.cli import main
 from openvjepa.commands.track import TrackResult, track
 from openvjepa.config import TrackConfig
-from openvjepa.data.video import open_video
+from openvjepa.data.media.video import open_video
 from openvjepa.errors import CheckpointError, ConfigError, DataError, VideoError
-from openvjepa.reports.track import paint_mask, palette, write_mask
+from openvjepa.reports.seeing.track import paint_mask, palette, write_mask
 from openvjepa.reports.video import write_video
 
 FRAMES = 6

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from openvjepa.data.clips import ClipSpec, meta_frame_indices, read_clip
-from openvjepa.data.synthetic import write_video
-from openvjepa.data.video import open_video
+from openvjepa.data.media.video import open_video
+from openvjepa.data.rendered.synthetic import write_video
 from openvjepa.errors import ConfigError
 
 FRAMES = Path(__file__).parents[1] / "fixtures/vjepa/frames"
@@ -27,7 +27,7 @@ CASES = [
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """40 frames at 10 per second whose grey level is 6 x their number."""
+    """40 frames at 10 per second whose gray level is 6 x their number."""
     frames = np.repeat(6 * np.arange(40, dtype=np.uint8), 32 * 32 * 3).reshape(40, 32, 32, 3)
     write_video(tmp_path / "video.mp4", frames, fps=10)
     return tmp_path / "video.mp4"

@@ -13,7 +13,7 @@ import pytest
 from openvjepa.data import frame_cache
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.frame_cache import FrameReader, estimate, kept_short_side
-from openvjepa.data.index import VideoRecord, read_index
+from openvjepa.data.lists.index import VideoRecord, read_index
 from openvjepa.data.transforms import channels_first, resize
 from openvjepa.errors import DataError
 from openvjepa.machine import available_memory

@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from openvjepa.config import DataConfig, MaskingConfig, ModelConfig
-from openvjepa.data.check import check_index
 from openvjepa.data.clips import ClipSpec, read_clip
-from openvjepa.data.images import is_image, read_image
-from openvjepa.data.index import VideoIndex, VideoRecord, read_index
+from openvjepa.data.lists.check import check_index
+from openvjepa.data.lists.index import VideoIndex, VideoRecord, read_index
 from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader
+from openvjepa.data.media.images import is_image, read_image
+from openvjepa.data.media.video import open_video, probe
 from openvjepa.data.transforms import channels_first, eval_views, normalize
-from openvjepa.data.video import open_video, probe
 from openvjepa.errors import ConfigError, DataError, VideoError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
@@ -96,8 +96,8 @@ def test_damaged_exif_data_do_not_turn_a_picture_back(tmp_path: Path) -> None:
 
 
 def test_grey_palette_and_bilevel(tmp_path: Path) -> None:
-    grey = PIXELS[..., 0]
-    assert np.array_equal(read_image(save(tmp_path / "grey.png", grey)), np.repeat(grey[..., None], 3, -1))
+    gray = PIXELS[..., 0]
+    assert np.array_equal(read_image(save(tmp_path / "gray.png", gray)), np.repeat(gray[..., None], 3, -1))
     few = np.array([[10, 20, 30], [200, 100, 0], [255, 255, 255]], np.uint8)
     indices = np.random.default_rng(1).integers(0, 3, (9, 7))
     palette = Image.fromarray(indices.astype(np.uint8))
@@ -125,8 +125,8 @@ def test_16_bit_png_keeps_its_upper_bits(tmp_path: Path) -> None:
 def test_alpha_is_dropped(tmp_path: Path) -> None:
     alpha = np.random.default_rng(3).integers(0, 256, (24, 40, 1), dtype=np.uint8)
     assert np.array_equal(read_image(save(tmp_path / "rgba.png", np.concatenate([PIXELS, alpha], -1))), PIXELS)
-    grey = Image.fromarray(np.concatenate([PIXELS[..., :1], alpha], -1), "LA")
-    assert np.array_equal(read_image(save(tmp_path / "la.png", grey)), np.repeat(PIXELS[..., :1], 3, -1))
+    gray = Image.fromarray(np.concatenate([PIXELS[..., :1], alpha], -1), "LA")
+    assert np.array_equal(read_image(save(tmp_path / "la.png", gray)), np.repeat(PIXELS[..., :1], 3, -1))
 
 
 def test_the_first_of_several_pictures(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ MODEL = ModelConfig(arch="vit_femto", img_size=32, num_frames=4, patch_size=8, p
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Eight pictures of one colour each: 10, 20, ... 80."""
+    """Eight pictures of one color each: 10, 20, ... 80."""
     for i in range(1, 9):
         save(tmp_path / f"pictures/{i}.png", np.full((40, 60, 3), 10 * i, np.uint8))
     return tmp_path / "pictures"
@@ -313,9 +313,9 @@ def test_batches_hold_images_of_their_own_size_with_masks_of_one_frame(videos: P
     assert batch["clips"].shape == (2, 3, 4, 32, 32)
     images = batch["images"]["clips"]
     assert (images.dtype, images.shape) == (torch.uint8, (4, 3, 1, 24, 24))
-    colours = images.flatten(1)
-    assert torch.equal(colours, colours[:, :1].expand_as(colours)), "a crop of one colour has one colour"
-    assert set(colours[:, 0].tolist()) < set(range(10, 90, 10))
+    colors = images.flatten(1)
+    assert torch.equal(colors, colors[:, :1].expand_as(colors)), "a crop of one color has one color"
+    assert set(colors[:, 0].tolist()) < set(range(10, 90, 10))
     assert len(batch["images"]["masks_enc"]) == len(MaskingConfig().image_masks)
     for enc, pred in zip(batch["images"]["masks_enc"], batch["images"]["masks_pred"], strict=True):
         for kept, hidden in zip(enc.tolist(), pred.tolist(), strict=True):

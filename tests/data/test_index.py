@@ -12,9 +12,9 @@ from rich.console import Console
 
 from openvjepa.cli.render.data import check_tables
 from openvjepa.config import ShapesConfig
-from openvjepa.data.check import check_index
-from openvjepa.data.index import read_index, stratified_split
-from openvjepa.data.synthetic import make_shapes
+from openvjepa.data.lists.check import check_index
+from openvjepa.data.lists.index import read_index, stratified_split
+from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.errors import DataError
 
 
@@ -74,7 +74,7 @@ def test_csv_with_several_labels(tmp_path: Path) -> None:
     assert read_index(tmp_path).classes is None
     assert read_index(tmp_path).records[0].path == str(tmp_path / "a,1.mp4")
     with pytest.raises(DataError, match="choose one of motion, shape"):
-        read_index(tmp_path, label="colour")
+        read_index(tmp_path, label="color")
 
 
 @pytest.mark.parametrize(

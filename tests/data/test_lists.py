@@ -14,14 +14,14 @@ from rich.console import Console
 
 from openvjepa.cli.render.data import check_tables
 from openvjepa.config import ProbeConfig
-from openvjepa.data.check import check_index
 from openvjepa.data.clips import read_clip
-from openvjepa.data.images import read_image
-from openvjepa.data.index import VideoIndex, VideoRecord, read_index
 from openvjepa.data.lists.cells import csv_text, plain_cell, safe_cell
-from openvjepa.data.splits import read_splits
-from openvjepa.data.synthetic import write_video
-from openvjepa.data.video import open_video, probe
+from openvjepa.data.lists.check import check_index
+from openvjepa.data.lists.index import VideoIndex, VideoRecord, read_index
+from openvjepa.data.lists.splits import read_splits
+from openvjepa.data.media.images import read_image
+from openvjepa.data.media.video import open_video, probe
+from openvjepa.data.rendered.synthetic import write_video
 from openvjepa.errors import DataError, VideoError
 
 

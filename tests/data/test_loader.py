@@ -15,9 +15,9 @@ from openvjepa.config import DataConfig, MaskConfig, MaskingConfig, ModelConfig,
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.cores import process_count
 from openvjepa.data.frame_cache import FrameReader
-from openvjepa.data.index import VideoIndex, VideoRecord, read_index
+from openvjepa.data.lists.index import VideoIndex, VideoRecord, read_index
 from openvjepa.data.loader import EvalClips, PretrainBatches, PretrainLoader, worker_count
-from openvjepa.data.synthetic import make_shapes
+from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.errors import ConfigError, DataError
 
 DAMAGED = Path(__file__).parents[1] / "fixtures/damaged/h264.mp4"

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 
 from openvjepa.config import DataConfig, MaskingConfig, ModelConfig, PrepareConfig, SplitConfig, TrainConfig
-from openvjepa.data.check import check_index
 from openvjepa.data.clips import ClipSpec, read_clip
 from openvjepa.data.copies.prepare import prepare
-from openvjepa.data.index import VideoIndex, VideoRecord, read_index
+from openvjepa.data.lists.check import check_index
+from openvjepa.data.lists.index import VideoIndex, VideoRecord, read_index
+from openvjepa.data.lists.seen import Seen, splits_csv
+from openvjepa.data.lists.splits import read_splits
 from openvjepa.data.loader import EvalClips, PretrainBatches
-from openvjepa.data.seen import Seen, splits_csv
-from openvjepa.data.splits import read_splits
-from openvjepa.data.synthetic import write_video
-from openvjepa.data.video import open_video
+from openvjepa.data.media.video import open_video
+from openvjepa.data.rendered.synthetic import write_video
 from openvjepa.errors import DataError, VideoError
 from openvjepa.features.cache import cache_key
 from openvjepa.features.encode import EncodeSettings
@@ -34,7 +34,7 @@ MODEL = ModelConfig(arch="vit_femto", img_size=32, num_frames=4, patch_size=8)
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """4 s: 40 frames at 10 per second whose grey level is 6 x their number."""
+    """4 s: 40 frames at 10 per second whose gray level is 6 x their number."""
     frames = np.repeat(6 * np.arange(40, dtype=np.uint8), 32 * 32 * 3).reshape(40, 32, 32, 3)
     write_video(tmp_path / "video.mp4", frames, fps=10)
     return tmp_path / "video.mp4"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from openvjepa.config import PhysicsConfig
-from openvjepa.data.index import read_index
-from openvjepa.data.physics import COLUMNS, KINDS, _throw, make_physics, render_physics
-from openvjepa.data.video import open_video
+from openvjepa.data.lists.index import read_index
+from openvjepa.data.media.video import open_video
+from openvjepa.data.rendered.physics import COLUMNS, KINDS, _throw, make_physics, render_physics
 from openvjepa.errors import ConfigError, DataError
 
 

@@ -6,9 +6,9 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from openvjepa.data import seen as subject
-from openvjepa.data.index import VideoIndex, VideoRecord, read_index
-from openvjepa.data.seen import SPLITS_FILE, content_key, read_seen, splits_csv
+from openvjepa.data.lists import seen as subject
+from openvjepa.data.lists.index import VideoIndex, VideoRecord, read_index
+from openvjepa.data.lists.seen import SPLITS_FILE, content_key, read_seen, splits_csv
 
 
 def files(folder: Path, count: int) -> list[str]:

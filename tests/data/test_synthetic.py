@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from openvjepa.config import ShapesConfig
-from openvjepa.data.index import read_index
-from openvjepa.data.synthetic import MOTIONS, SHAPES, make_shapes, render_shape
-from openvjepa.data.video import open_video
+from openvjepa.data.lists.index import read_index
+from openvjepa.data.media.video import open_video
+from openvjepa.data.rendered.synthetic import MOTIONS, SHAPES, make_shapes, render_shape
 from openvjepa.errors import ConfigError, DataError
 
 
@@ -21,7 +21,7 @@ def bright(frames: np.ndarray) -> np.ndarray:
     return frames.max(-1) > 110
 
 
-def centre(mask: np.ndarray) -> np.ndarray:
+def center(mask: np.ndarray) -> np.ndarray:
     return np.argwhere(mask).mean(0)
 
 
@@ -29,7 +29,7 @@ def test_motions_are_what_their_names_say() -> None:
     for motion, (right, down, turns, growth) in MOTIONS.items():
         video = bright(render_shape(motion, "circle", size=96, frames=9, rng=np.random.default_rng(3)))
         middle = video[3:6]  # all of the shape is in view
-        shift = centre(middle[-1]) - centre(middle[0])
+        shift = center(middle[-1]) - center(middle[0])
         assert np.sign(np.rint(shift)).tolist() == [np.sign(down), np.sign(right)], motion
         change = middle[-1].sum() / middle[0].sum()
         assert (change > 1.1, change < 0.9) == (growth > 0, growth < 0), motion

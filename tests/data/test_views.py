@@ -11,7 +11,7 @@ import torch
 
 from openvjepa.config import DataConfig, MaskingConfig, ModelConfig, ViewsConfig
 from openvjepa.data.loader import PretrainBatches, PretrainLoader
-from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.data.rendered.synthetic import ShapesConfig, make_shapes
 from openvjepa.data.views import ViewMaker, jitter_colors, keep_tokens
 from openvjepa.errors import ConfigError
 from openvjepa.grid import TokenGrid

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from openvjepa.data.clips import ClipSpec, read_clip
-from openvjepa.data.index import VideoIndex, VideoRecord, read_index
+from openvjepa.data.lists.index import VideoIndex, VideoRecord, read_index
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.features import cache as subject

@@ -17,7 +17,7 @@ from PIL import Image
 
 from openvjepa.commands.pretrain import pretrain
 from openvjepa.config import PRESETS, PretrainConfig, ShapesConfig
-from openvjepa.data.synthetic import make_shapes
+from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.train.logs import read_metrics
 
 RECORD = Path(__file__).with_name("losses.json")

@@ -12,7 +12,7 @@ from openvjepa.commands.predict import predict
 from openvjepa.commands.probe import probe
 from openvjepa.config import PredictConfig, ProbeConfig
 from openvjepa.data.clips import read_clip
-from openvjepa.data.index import read_index
+from openvjepa.data.lists.index import read_index
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.inference.classifier import VideoClassifier, load_classifier
 

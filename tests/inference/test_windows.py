@@ -19,8 +19,8 @@ from openvjepa.commands.predict import predict
 from openvjepa.commands.probe import probe
 from openvjepa.config import ModelConfig, PredictConfig, ProbeConfig
 from openvjepa.data.clips import ClipSpec
+from openvjepa.data.media.video import Video, open_video
 from openvjepa.data.transforms import eval_views
-from openvjepa.data.video import Video, open_video
 from openvjepa.errors import CheckpointError, ConfigError, VideoError
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.inference.ensemble import load_members
@@ -28,14 +28,14 @@ from openvjepa.inference.predictions import Prediction
 from openvjepa.inference.timeline import Scene, Timeline
 from openvjepa.inference.windows import clip_starts, window_clips, window_spans
 from openvjepa.model.encoder import create_model
-from openvjepa.reports.video import caption, main_colours
+from openvjepa.reports.video import caption, main_colors
 from openvjepa.weights.hub import save_model
 
 FPS = 10
 
 
 def render(path: Path, levels: list[int], *, size: tuple[int, int] = (32, 32), times: list[int] | None = None) -> Path:
-    """A video with one grey level, 0 to 255, for each frame, and a little noise; frames last 1 / FPS s."""
+    """A video with one gray level, 0 to 255, for each frame, and a little noise; frames last 1 / FPS s."""
     rng = np.random.default_rng(len(levels))
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=FPS, options={"crf": "10", "g": "12"})
@@ -53,7 +53,7 @@ def render(path: Path, levels: list[int], *, size: tuple[int, int] = (32, 32), t
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A probe that tells dark videos from bright ones; clips of 4 frames, every second one: 0.8 s."""
-    folder = tmp_path_factory.mktemp("greys")
+    folder = tmp_path_factory.mktemp("grays")
     torch.manual_seed(0)
     model = create_model(ModelConfig(img_size=32, num_frames=4, embed_dim=24, depth=1, num_heads=3)).eval()
     save_model(folder / "model", model.requires_grad_(False))
@@ -205,11 +205,11 @@ def test_a_copy_shows_the_answers(run: Path, tmp_path: Path) -> None:
     old, new = before.all_frames().frames, after.all_frames().frames
     assert new.shape == (20, 120, 200, 3), "an odd row is left out"
     assert np.abs(old[:, :80, :120].astype(int).mean((1, 2, 3)) - new[:, :80, :120].mean((1, 2, 3))).max() < 4
-    colours = main_colours(timeline)
+    colors = main_colors(timeline)
     for time, frame in zip(after.times, new, strict=True):
         label = timeline.labels[timeline.at(float(time))]
         assert label is not None
-        bar = [int(colours[label][i : i + 2], 16) for i in (1, 3, 5)]
+        bar = [int(colors[label][i : i + 2], 16) for i in (1, 3, 5)]
         np.testing.assert_allclose(frame[108:118, 0:2].mean((0, 1)), bar, atol=45)
     picture = (tmp_path / "out.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
@@ -246,7 +246,7 @@ def test_scenes_join_windows_of_one_class() -> None:
     ]
     assert [timeline.at(t) for t in (0, 1.4, 1.6, 3, 5.9, 7)] == [0, 0, 1, 2, 4, 4]
     np.testing.assert_allclose(timeline.mean, [0.4, 0.4, 0.1], atol=1e-9)
-    assert list(main_colours(timeline)) == [0, 1, 2]
+    assert list(main_colors(timeline)) == [0, 1, 2]
 
 
 def test_damage_costs_the_windows_that_it_is_in(

@@ -14,9 +14,9 @@ from torch import Tensor
 from openvjepa.config import ModelConfig
 from openvjepa.errors import ConfigError
 from openvjepa.grid import TokenGrid
+from openvjepa.model.blocks.positions import interpolate_positions, sincos_3d
 from openvjepa.model.encoder import Encoder, create_model
 from openvjepa.model.pooler import AttentiveClassifier
-from openvjepa.model.positions import interpolate_positions, sincos_3d
 from openvjepa.model.predictor import Predictor
 
 KEYS = Path(__file__).parents[1] / "fixtures" / "vjepa" / "keys" / "keys_v1.json"

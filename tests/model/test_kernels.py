@@ -9,9 +9,9 @@ from torch import Tensor
 
 from openvjepa.config import ModelConfig
 from openvjepa.grid import TokenGrid
-from openvjepa.model import kernels
-from openvjepa.model.layers import Attention
-from openvjepa.model.positions import rope_of
+from openvjepa.model.blocks import kernels
+from openvjepa.model.blocks.layers import Attention
+from openvjepa.model.blocks.positions import rope_of
 
 SHAPES = [(2, 3, 37, 16), (1, 5, 64, 32), (3, 1, 9, 8)]  # clips, heads, tokens, channels
 

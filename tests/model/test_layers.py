@@ -1,4 +1,4 @@
-"""Initial weights: the reference's draws, and the rules of spec section 1.3 and 6."""
+"""Initial weights: the reference's draws, and the published rules."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from openvjepa.config import ModelConfig
+from openvjepa.model.blocks.layers import Mlp, trunc_normal_
 from openvjepa.model.encoder import Encoder, create_model
-from openvjepa.model.layers import Mlp, trunc_normal_
 from openvjepa.model.pooler import AttentiveClassifier
 from openvjepa.model.predictor import Predictor
 

@@ -12,12 +12,12 @@ from torch import nn
 
 from openvjepa.config import ModelConfig, ObjectiveConfig
 from openvjepa.grid import TokenGrid
+from openvjepa.model.blocks.layers import gather_tokens
+from openvjepa.model.blocks.positions import interpolate_positions, sincos_1d, sincos_2d, sincos_3d
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.jepa import JEPA
-from openvjepa.model.layers import gather_tokens
 from openvjepa.model.objectives.masked import normalize_targets, prediction_loss
 from openvjepa.model.pooler import AttentiveClassifier
-from openvjepa.model.positions import interpolate_positions, sincos_1d, sincos_2d, sincos_3d
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "vjepa"
 V1 = FIXTURES / "v1"

@@ -7,7 +7,7 @@ import pytest
 
 from openvjepa.grid import TokenGrid
 from openvjepa.metrics import accuracy
-from openvjepa.probing.selection import cross_validate, make_folds, suspicious_labels
+from openvjepa.probing.search.crossval import cross_validate, make_folds, suspicious_labels
 
 CLASSES = ("a", "b", "c")
 

@@ -90,7 +90,7 @@ def test_ids_do_not_repeat(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_charts_follow_the_colour_of_the_page() -> None:
+def test_charts_follow_the_color_of_the_page() -> None:
     chart = figures.line_chart("loss", [0, 1, 2], {"loss": [3, 2, 1]})
     assert "currentColor" in chart
     assert figures._INK not in chart
@@ -162,22 +162,22 @@ def test_strip_and_enlarge() -> None:
     assert np.array_equal(figures.enlarge(frames, 5)[:, ::3, ::3], frames)
 
 
-def test_pca_colours_find_the_main_direction() -> None:
+def test_pca_colors_find_the_main_direction() -> None:
     grid = TokenGrid(2, 3, 4)
     rng = np.random.default_rng(0)
     along = np.linspace(-1, 1, grid.tokens)
     tokens = along[:, None] * np.array([[3.0, 4.0, 0.0, 0.0, 0.0]]) + 1e-3 * rng.normal(size=(grid.tokens, 5))
-    colours = figures.pca_colours(tokens, grid)
-    assert colours.shape == (2, 3, 4, 3)
-    red = colours[..., 0].ravel().astype(int)
+    colors = figures.pca_colors(tokens, grid)
+    assert colors.shape == (2, 3, 4, 3)
+    red = colors[..., 0].ravel().astype(int)
     assert (np.diff(red) >= 0).all()  # token order kept, first direction is red
     assert (red[0], red[-1]) == (0, 255)
 
 
-def test_pca_colours_of_few_channels_and_of_equal_tokens() -> None:
+def test_pca_colors_of_few_channels_and_of_equal_tokens() -> None:
     grid = TokenGrid(1, 2, 2)
-    assert (figures.pca_colours(np.ones((4, 8)), grid) == 0).all()
-    assert figures.pca_colours(np.arange(8.0).reshape(4, 2), grid).shape == (1, 2, 2, 3)
+    assert (figures.pca_colors(np.ones((4, 8)), grid) == 0).all()
+    assert figures.pca_colors(np.arange(8.0).reshape(4, 2), grid).shape == (1, 2, 2, 3)
 
 
 def test_running_mean_against_brute_force() -> None:

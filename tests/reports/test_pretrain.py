@@ -10,8 +10,8 @@ import torch
 
 from openvjepa.commands.pretrain import pretrain
 from openvjepa.config import TrainConfig
-from openvjepa.data.index import read_index
-from openvjepa.reports.pretrain import Comparison, compare_encoders
+from openvjepa.data.lists.index import read_index
+from openvjepa.reports.runs.pretrain import Comparison, compare_encoders
 from openvjepa.train.distributed import make_runtime
 from openvjepa.weights.hub import load_model
 

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import from_numpy
 
-from openvjepa.data.video import open_video
-from openvjepa.reports.show import pca_facts, pca_panels, write_pca, write_similarity
-from openvjepa.reports.show_attention import attention_panels, write_attention
-from openvjepa.reports.show_map import write_map
-from openvjepa.reports.show_page import data_bytes, lookup_table
-from openvjepa.reports.show_pictures import Panel, Row, fit_to, heat, overlay, strip, write_png
+from openvjepa.data.media.video import open_video
+from openvjepa.reports.seeing.attention import attention_panels, write_attention
+from openvjepa.reports.seeing.clip_map import write_map
+from openvjepa.reports.seeing.page import data_bytes, lookup_table
+from openvjepa.reports.seeing.pictures import Panel, Row, fit_to, heat, overlay, strip, write_png
+from openvjepa.reports.seeing.show import pca_facts, pca_panels, write_pca, write_similarity
 from openvjepa.seeing.attention import AttentionRow
 from openvjepa.seeing.clip_map import MappedClip, map_clips
 from openvjepa.seeing.pca import FitFacts, fit_pca

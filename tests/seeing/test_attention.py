@@ -10,7 +10,7 @@ import torch
 from scipy.special import erf, softmax
 
 from openvjepa.errors import ConfigError
-from openvjepa.model.layers import ProbeStyle
+from openvjepa.model.blocks.layers import ProbeStyle
 from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier
 from openvjepa.seeing.attention import probe_attention
 

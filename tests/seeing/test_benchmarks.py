@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from openvjepa.errors import DataError
-from openvjepa.seeing.benchmarks import Trial, read_benchmark, separation
+from openvjepa.seeing.surprise.benchmarks import Trial, read_benchmark, separation
 
 
 def touch(path: Path) -> None:

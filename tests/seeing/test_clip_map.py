@@ -10,8 +10,8 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from openvjepa.data.clips import ClipSpec
+from openvjepa.data.media.video import open_video
 from openvjepa.data.transforms import eval_views, normalize
-from openvjepa.data.video import open_video
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.seeing.clip_map import MappedClip, embed_clips, map_clips, nearest
 from openvjepa.seeing.tokens import ClipChoice

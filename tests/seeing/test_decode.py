@@ -12,7 +12,13 @@ from sklearn.linear_model import Ridge
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import ConfigError
 from openvjepa.seeing.decode import Moments, decode, fit_ridge, pixels_to_frames, psnr, solve, tubelet_pixels
-from openvjepa.seeing.surprise import PredictiveModel, load_predictive, mean_tokens, predicted_tokens, target_tokens
+from openvjepa.seeing.surprise.error import (
+    PredictiveModel,
+    load_predictive,
+    mean_tokens,
+    predicted_tokens,
+    target_tokens,
+)
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from openvjepa.data.clips import ClipSpec
+from openvjepa.data.media.video import open_video
 from openvjepa.data.transforms import eval_views
-from openvjepa.data.video import open_video
 from openvjepa.errors import DataError, VideoError
-from openvjepa.seeing.following import FollowSettings, follow, follow_all, reference_mean, write_csv
-from openvjepa.seeing.surprise import PredictiveModel, load_predictive, window_errors
-from openvjepa.seeing.windows import plan_windows, read_frames, read_windows
+from openvjepa.seeing.surprise.error import PredictiveModel, load_predictive, window_errors
+from openvjepa.seeing.surprise.following import FollowSettings, follow, follow_all, reference_mean, write_csv
+from openvjepa.seeing.surprise.windows import plan_windows, read_frames, read_windows
 
 
 @pytest.fixture(scope="module")

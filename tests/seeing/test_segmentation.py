@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from openvjepa.errors import DataError
-from openvjepa.seeing.segmentation import (
+from openvjepa.seeing.tracking.segmentation import (
     Agreement,
     boundary,
     boundary_accuracy,

@@ -16,7 +16,7 @@ from openvjepa.config import PRESETS, ModelConfig, ObjectiveConfig
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import ConfigError
 from openvjepa.model.jepa import JEPA
-from openvjepa.seeing.surprise import (
+from openvjepa.seeing.surprise.error import (
     PredictiveModel,
     check_contexts,
     context_tokens,

@@ -10,8 +10,8 @@ import torch
 
 from openvjepa.config import ModelConfig
 from openvjepa.data.clips import ClipSpec
+from openvjepa.data.media.video import open_video
 from openvjepa.data.transforms import eval_views, normalize
-from openvjepa.data.video import open_video
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.model.encoder import Encoder, create_model
 from openvjepa.seeing.tokens import ClipChoice, load_any, see

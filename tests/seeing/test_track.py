@@ -12,13 +12,13 @@ from scipy.special import softmax
 from torch import Tensor
 
 from openvjepa.config import ModelConfig, PropagationConfig
+from openvjepa.data.media.video import open_video
 from openvjepa.data.transforms import normalize
-from openvjepa.data.video import open_video
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.model.encoder import create_model
 from openvjepa.reports.video import write_video
-from openvjepa.seeing.segmentation import region_similarity
-from openvjepa.seeing.track import frame_features, mask_shares, propagate, track_masks, track_points
+from openvjepa.seeing.tracking.segmentation import region_similarity
+from openvjepa.seeing.tracking.track import frame_features, mask_shares, propagate, track_masks, track_points
 from openvjepa.weights.hub import load_model, save_model
 
 PATCH = 8

@@ -1,4 +1,4 @@
-"""Schedules against values recorded from Meta's code; the optimiser's groups."""
+"""Schedules against values recorded from Meta's code; the optimizer's groups."""
 
 from __future__ import annotations
 

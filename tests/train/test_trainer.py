@@ -45,7 +45,7 @@ def record(run_dir: Path) -> list[dict[str, float]]:
 
 
 def same_end(run_dir: Path, other: Path) -> None:
-    """Both runs ended with the same bits: weights, target, optimiser, generator, record."""
+    """Both runs ended with the same bits: weights, target, optimizer, generator, record."""
     one, two = load_newest(run_dir / "checkpoints"), load_newest(other / "checkpoints")
     assert one.keys() == two.keys()
     assert one["step"] == two["step"] == 12
@@ -81,7 +81,7 @@ def test_run_folder(whole: Path) -> None:
     assert list((whole / "tensorboard").glob("events.out.tfevents.*"))
 
 
-def test_schedules_reach_the_optimiser_and_the_task(tmp_path: Path, tiny: ModuleType) -> None:
+def test_schedules_reach_the_optimizer_and_the_task(tmp_path: Path, tiny: ModuleType) -> None:
     task, optim, seen = tiny.TinyTask(), tiny.OPTIM, []
     groups = task.param_groups()
 

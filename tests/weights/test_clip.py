@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from openvjepa.config import ClipProtocol, ModelConfig, ObjectiveConfig, PretrainConfig, to_mapping
-from openvjepa.data.index import VideoRecord
+from openvjepa.data.lists.index import VideoRecord
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.features.sampling import plan_for
 from openvjepa.model.encoder import Encoder

@@ -17,8 +17,8 @@ from torch import Tensor
 import openvjepa
 from openvjepa.config import ClipProtocol, ModelConfig
 from openvjepa.data.clips import read_clip
-from openvjepa.data.index import VideoIndex, VideoRecord
-from openvjepa.data.synthetic import ShapesConfig, make_shapes
+from openvjepa.data.lists.index import VideoIndex, VideoRecord
+from openvjepa.data.rendered.synthetic import ShapesConfig, make_shapes
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.features.encode import PlannedClips

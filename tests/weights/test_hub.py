@@ -17,9 +17,9 @@ from torch import Tensor
 from openvjepa.config import ModelConfig, ObjectiveConfig, PretrainConfig, to_mapping
 from openvjepa.errors import CheckpointError
 from openvjepa.grid import TokenGrid
+from openvjepa.model.blocks.positions import sincos_3d
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.jepa import JEPA
-from openvjepa.model.positions import sincos_3d
 from openvjepa.model.predictor import Predictor
 from openvjepa.train.checkpoint import save_checkpoint
 from openvjepa.weights import files

@@ -44,7 +44,7 @@ print(json.dumps({"section": model.section, "size": size, "kept": anonymous() - 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of ViT-S as training writes it, 350 MB: student, teacher, and two moments of the optimiser for the student."""
+    """A file of ViT-S as training writes it, 350 MB: student, teacher, and two moments of the optimizer for the student."""
     encoder = Encoder(CONFIG).state_dict()
     wrapped = {f"module.backbone.{name}": value for name, value in encoder.items()}
     moments = {i: {"exp_avg": value + 1, "exp_avg_sq": value + 2} for i, value in enumerate(encoder.values())}

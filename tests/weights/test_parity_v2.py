@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from openvjepa.config import ModelConfig, ObjectiveConfig
 from openvjepa.grid import TokenGrid
 from openvjepa.model.action import ActionPredictor
+from openvjepa.model.blocks.layers import gather_tokens
+from openvjepa.model.blocks.positions import make_rope
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.jepa import JEPA
-from openvjepa.model.layers import gather_tokens
 from openvjepa.model.objectives.masked import normalize_targets, prediction_loss
 from openvjepa.model.pooler import AttentiveClassifier
-from openvjepa.model.positions import make_rope
 from openvjepa.model.predictor import Predictor, diffuse
 from openvjepa.weights.hub import LoadedModel, load_model
 from openvjepa.weights.probes import load_probe

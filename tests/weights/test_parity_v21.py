@@ -16,10 +16,10 @@ from openvjepa.config import MaskConfig, ObjectiveConfig
 from openvjepa.data.masks import block_size, sample_masks
 from openvjepa.errors import ConfigError
 from openvjepa.grid import TokenGrid
+from openvjepa.model.blocks.positions import make_rope
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.jepa import JEPA
 from openvjepa.model.objectives.masked import distance_weight, normalize_targets, prediction_loss
-from openvjepa.model.positions import make_rope
 from openvjepa.model.predictor import Predictor
 from openvjepa.weights.hub import LoadedModel, load_model
 

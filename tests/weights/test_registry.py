@@ -11,7 +11,7 @@ from openvjepa.model.encoder import Encoder
 from openvjepa.weights.formats.meta import infer_config
 from openvjepa.weights.registry import ModelInfo, find, list_models, of_file, suggest
 
-EXACT = {  # encoder parameters that others counted: spec section 1.1, vjepa21 section 1
+EXACT = {  # encoder parameters as others counted them
     "vitl16": 303_885_312,
     "vjepa2-vitl": 303_885_312,
     "vjepa2.1-vitb": 86_833_152,

@@ -28,10 +28,10 @@ from openvjepa.config import (
 )
 from openvjepa.data.clips import read_clip
 from openvjepa.data.loader import PretrainBatches, PretrainLoader, worker_count
-from openvjepa.data.synthetic import make_shapes
+from openvjepa.data.rendered.synthetic import make_shapes
+from openvjepa.model.blocks.kernels import describe
 from openvjepa.model.encoder import Encoder, create_model
 from openvjepa.model.flops import encoder_flops, step_flops
-from openvjepa.model.kernels import describe
 from openvjepa.pretraining.task import PretrainTask
 from openvjepa.train.devices import choose_device, choose_dtype, keep_freed_memory
 from openvjepa.train.distributed import make_runtime

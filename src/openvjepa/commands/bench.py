@@ -27,7 +27,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     left out and named.
 
     Raises:
-        ConfigError: the device or precision asked for is not to be had.
+        ConfigError: the device or precision asked for is not available.
         OSError: `out` cannot be written.
     """
     device = choose_device(config.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from openvjepa.config import CheckConfig
-from openvjepa.data.check import CheckReport, check_index
+from openvjepa.data.lists.check import CheckReport, check_index
 
 
 def check(config: CheckConfig) -> CheckReport:

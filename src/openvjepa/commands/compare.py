@@ -6,7 +6,7 @@ from pathlib import Path
 
 from openvjepa.config import CompareConfig, command
 from openvjepa.errors import ConfigError
-from openvjepa.reports.compare import RunSummary, read_run, write_comparison
+from openvjepa.reports.runs.compare import RunSummary, read_run, write_comparison
 
 
 @command(CompareConfig, "runs")

@@ -92,7 +92,7 @@ def write_meta(path: Path, model: LoadedModel) -> tuple[str, ...]:
     # The average that distillation keeps beside its student has a name of its own (V-JEPA 2.1 B and L).
     average = "ema_encoder" if model.config.predictor_out_dim else "target_encoder"
     container: dict[str, Any] = {"encoder": encoder, average: encoder, "epoch": 0}
-    notes.append(f"encoder and {average} are the same tensors; no optimiser state: not to resume a training from")
+    notes.append(f"encoder and {average} are the same tensors; no optimizer state: not to resume a training from")
     if model.predictor is not None:
         # V-JEPA 2-AC has no wrapper for several masks around its predictor.
         masked = model.config.predictor_kind == "masked"

@@ -14,14 +14,14 @@ from openvjepa.commands.show import chosen, gather
 from openvjepa.commands.surprise import clip_spec
 from openvjepa.config import DecodeConfig, command
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.video import open_video
+from openvjepa.data.media.video import open_video
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.reports import charts, pages
-from openvjepa.reports.decode import decoded_panels
-from openvjepa.reports.show_pictures import strip, write_png
+from openvjepa.reports.seeing.decode import decoded_panels
+from openvjepa.reports.seeing.pictures import strip, write_png
 from openvjepa.seeing.decode import Decoded, RidgeDecoder, decode, fit_ridge
-from openvjepa.seeing.surprise import PredictiveModel, check_contexts, load_predictive, mean_tokens
-from openvjepa.seeing.windows import plan_windows, read_windows
+from openvjepa.seeing.surprise.error import PredictiveModel, check_contexts, load_predictive, mean_tokens
+from openvjepa.seeing.surprise.windows import plan_windows, read_windows
 from openvjepa.train.distributed import Runtime, make_runtime
 
 PICTURE, PAGE = "decode.png", "decode.html"

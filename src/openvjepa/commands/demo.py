@@ -1,7 +1,7 @@
 """`vjepa demo`: the main job on the embedded data, once through, with a report.
 
 Renders moving shapes over texture and clutter, pretrains an encoder on them, and asks what its frozen features know of two
-labels that the pretraining never saw, with many labelled videos and with few, beside the same encoder untrained and the raw
+labels that the pretraining never saw, with many labeled videos and with few, beside the same encoder untrained and the raw
 pixels.
 """
 
@@ -32,13 +32,13 @@ from openvjepa.config import (
     to_mapping,
 )
 from openvjepa.config.presets import demo as demo_preset
-from openvjepa.data.index import VideoIndex, read_index
-from openvjepa.data.synthetic import make_shapes
+from openvjepa.data.lists.index import VideoIndex, read_index
+from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.errors import ConfigError, Interrupted
 from openvjepa.features.pixels import pixel_tokens
 from openvjepa.pretraining.task import PretrainTask
 from openvjepa.probing.probes import Outcome, probe_features
-from openvjepa.reports.demo import Results, write_demo
+from openvjepa.reports.runs.demo import Results, write_demo
 from openvjepa.train.run_folder import clear_demo, locked
 from openvjepa.version import versions
 from openvjepa.weights.files import write_file
@@ -58,10 +58,10 @@ class DemoResult:
 
     out: Path
     accuracies: Results
-    """label -> features -> probe -> top-1 on the test split, per cent; with few labeled videos, the label is
+    """label -> features -> probe -> top-1 on the test split, percent; with few labeled videos, the label is
     "motion, 160 videos"."""
     chance: dict[str, float]
-    """Chance level of each label, per cent."""
+    """Chance level of each label, percent."""
     seconds: float
 
 
@@ -70,7 +70,7 @@ def demo(config: DemoConfig) -> DemoResult:
     """Run the demo; writes results.json and report.html into config.out.
 
     Raises:
-        ConfigError: the folder holds something that is not a demo, or there are fewer videos than labelled ones.
+        ConfigError: the folder holds something that is not a demo, or there are fewer videos than labeled ones.
         Interrupted: the pretraining was interrupted.
     """
     out, started = Path(config.out), time.monotonic()
@@ -157,7 +157,7 @@ def _pretrain(recipe: PretrainConfig, untrained: Path) -> None:
 
 def _labeled(data: Path, count: int) -> Path:
     """A list of the first `count` training videos, in which both labels are balanced, and of all others."""
-    path = data / f"labelled-{count}.csv"
+    path = data / f"labeled-{count}.csv"
     with (data / "index.csv").open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     train = [row for row in rows if row[header.index("split")] == "train"]
@@ -180,7 +180,7 @@ def _recipe(config: DemoConfig, data: Path) -> PretrainConfig:
         base,
         sources=(str(data),),
         out=str(Path(config.out) / "pretrain"),
-        data=replace(base.data, label="motion"),  # for the nearest neighbours of the collapse monitor alone
+        data=replace(base.data, label="motion"),  # for the nearest neighbors of the collapse monitor alone
         train=train,
     )
 

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from openvjepa.config import EmbedConfig, command, to_mapping
-from openvjepa.data.images import is_image
-from openvjepa.data.index import VideoIndex, read_index
+from openvjepa.data.lists.index import VideoIndex, read_index
+from openvjepa.data.media.images import is_image
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.features.cache import feature_facts
 from openvjepa.features.encode import EncodeSettings, encode_batches

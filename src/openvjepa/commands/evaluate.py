@@ -1,4 +1,4 @@
-"""`vjepa evaluate`: how good classifiers are on labelled videos, each alone and all together, and what that costs."""
+"""`vjepa evaluate`: how good classifiers are on labeled videos, each alone and all together, and what that costs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from openvjepa.errors import ConfigError
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.inference.ensemble import Member, ask, check_combinable, load_members, to_device
 from openvjepa.inference.evaluation import EvaluateResult, evaluation_result
-from openvjepa.inference.labelled import check_labels, videos_for
-from openvjepa.reports.evaluate import write_evaluation
+from openvjepa.inference.labeled import check_labels, videos_for
+from openvjepa.reports.runs.evaluate import write_evaluation
 from openvjepa.train.distributed import make_runtime
 from openvjepa.version import versions
 from openvjepa.weights.files import whole_file, write_file
@@ -27,7 +27,7 @@ RUN_FILES = ("results.json", "report.html", "predictions.csv")
 
 @command(EvaluateConfig, "source")
 def evaluate(config: EvaluateConfig) -> EvaluateResult:
-    """Show labelled videos to classifiers, count right answers, and write results.json, report.html and predictions.csv.
+    """Show labeled videos to classifiers, count right answers, and write results.json, report.html and predictions.csv.
 
     Classes are matched by their names. Runs with one and the same encoder share its pass. A video that cannot be read is
     counted and reported, and does not stop the others.

@@ -16,8 +16,8 @@ from torch import nn
 from openvjepa.commands.convert import CARD, check_folder, clear_folder, parse_geometry
 from openvjepa.config import ExportConfig
 from openvjepa.errors import CheckpointError
-from openvjepa.model.layers import ENCODER_EPS
-from openvjepa.reports.model_card import model_card, read_results
+from openvjepa.model.blocks.layers import ENCODER_EPS
+from openvjepa.reports.cards.export import model_card, read_results
 from openvjepa.weights.files import write_file
 from openvjepa.weights.formats import hf
 from openvjepa.weights.formats.onnx import check_onnx, largest_difference, write_onnx

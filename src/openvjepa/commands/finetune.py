@@ -1,4 +1,4 @@
-"""`vjepa finetune`: an encoder and a classifier fitted to labelled videos, the encoder frozen, in part, by LoRA or whole."""
+"""`vjepa finetune`: an encoder and a classifier fitted to labeled videos, the encoder frozen, in part, by LoRA or whole."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from openvjepa.config import FINETUNE_PRESETS, FinetuneConfig, command, to_mapping
 from openvjepa.data.augment import Augmentation
-from openvjepa.data.index import SPLITS, VideoIndex
-from openvjepa.data.splits import read_splits
+from openvjepa.data.lists.index import SPLITS, VideoIndex
+from openvjepa.data.lists.splits import read_splits
 from openvjepa.errors import ConfigError
 from openvjepa.features.sampling import clip_rate
 from openvjepa.finetuning.run import FinetuneResult, FinetuneRun
 from openvjepa.inference.classifier import VideoClassifier, save_classifier
-from openvjepa.reports.finetune import Pictures, write_documents
+from openvjepa.reports.runs.finetune import Pictures, write_documents
 from openvjepa.train.devices import CONFIGURED
 from openvjepa.train.distributed import make_runtime, one_process
 from openvjepa.train.logs import read_metrics
@@ -30,7 +30,7 @@ log = logging.getLogger("openvjepa")
 
 @command(FinetuneConfig, "source", FINETUNE_PRESETS)
 def finetune(config: FinetuneConfig) -> FinetuneResult:
-    """Fit a classifier, and as much of its encoder as `tune` says, to labelled videos; report accuracy on the test split.
+    """Fit a classifier, and as much of its encoder as `tune` says, to labeled videos; report accuracy on the test split.
 
     Writes into the run folder: config.yaml, metrics.jsonl, tensorboard, checkpoints (the last state, and the best weights),
     features (where they are cached), and at the end the best model (model.safetensors, model.yaml), which `load_model`,

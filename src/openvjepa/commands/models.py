@@ -19,7 +19,7 @@ class ModelHere:
     memory_gb: float
     """What one clip needs; see `memory_gb`."""
     free_gb: float | None
-    """What there is; None: unknown."""
+    """Free memory; None: unknown."""
     path: Path | None
     """Where it is; None: not downloaded."""
 

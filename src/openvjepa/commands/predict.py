@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from openvjepa.config import PredictConfig, command
-from openvjepa.data.index import VideoIndex, VideoRecord, read_index
+from openvjepa.data.lists.index import VideoIndex, VideoRecord, read_index
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.inference.ensemble import (

@@ -10,12 +10,12 @@ import torch
 
 from openvjepa.config import PRESETS, ClipProtocol, PretrainConfig, command, to_mapping, to_yaml
 from openvjepa.data.loader import PretrainBatches, PretrainLoader
+from openvjepa.model.blocks.kernels import describe
 from openvjepa.model.encoder import Encoder
-from openvjepa.model.kernels import describe
 from openvjepa.pretraining.monitor import CollapseMonitor, monitor_index
 from openvjepa.pretraining.start import Start
 from openvjepa.pretraining.task import PretrainTask
-from openvjepa.reports.pretrain import report_pretraining
+from openvjepa.reports.runs.pretrain import report_pretraining
 from openvjepa.train.checkpoint import list_checkpoints
 from openvjepa.train.distributed import Runtime, make_runtime
 from openvjepa.train.run_folder import RunFolder, open_run

@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 
 from openvjepa.config import ProbeConfig, command, to_mapping, to_yaml
-from openvjepa.data.seen import SPLITS_FILE, splits_csv
-from openvjepa.data.splits import read_splits
+from openvjepa.data.lists.seen import SPLITS_FILE, splits_csv
+from openvjepa.data.lists.splits import read_splits
 from openvjepa.errors import ConfigError
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.features.sampling import clip_rate
 from openvjepa.inference.classifier import VideoClassifier, save_classifier
 from openvjepa.probing.doubts import differ, near_duplicates
 from openvjepa.probing.features import mean_tokens
-from openvjepa.probing.low_shot import Share
 from openvjepa.probing.probes import Outcome
 from openvjepa.probing.run import Encoded, Probed, encode_splits, train_probes
+from openvjepa.probing.search.low_shot import Share
 from openvjepa.reports.confusion import draw_confusion
-from openvjepa.reports.probe import write_report
+from openvjepa.reports.runs.probe import write_report
 from openvjepa.train.distributed import make_runtime, one_process
 from openvjepa.train.run_folder import RunFolder, open_run
 from openvjepa.version import versions

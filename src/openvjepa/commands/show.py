@@ -11,12 +11,12 @@ import numpy as np
 
 from openvjepa.config import ShowConfig, command
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.index import VideoIndex, VideoRecord, read_index
+from openvjepa.data.lists.index import VideoIndex, VideoRecord, read_index
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.features.sampling import clip_rate
-from openvjepa.reports.show import write_pca, write_similarity
-from openvjepa.reports.show_attention import write_attention
-from openvjepa.reports.show_map import write_map
+from openvjepa.reports.seeing.attention import write_attention
+from openvjepa.reports.seeing.clip_map import write_map
+from openvjepa.reports.seeing.show import write_pca, write_similarity
 from openvjepa.seeing.attention import attention_rows, check_probe
 from openvjepa.seeing.clip_map import embed_clips, map_clips
 from openvjepa.seeing.pca import PcaFit, check_fit, fit_clips, load_fit, save_fit

@@ -14,11 +14,11 @@ from openvjepa.config import RateConfig, SurpriseConfig, command
 from openvjepa.data.clips import ClipSpec
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.progress import Meter
-from openvjepa.reports.surprise import PageFacts, accuracies, heat_limit, write_annotated, write_page
-from openvjepa.seeing.benchmarks import Separation, Trial, read_benchmark, separation
-from openvjepa.seeing.following import FollowSettings, VideoSurprise, follow_all, reference_mean, write_csv
-from openvjepa.seeing.surprise import PredictiveModel, check_contexts, default_contexts, load_predictive
-from openvjepa.seeing.windows import read_frames
+from openvjepa.reports.seeing.surprise import PageFacts, accuracies, heat_limit, write_annotated, write_page
+from openvjepa.seeing.surprise.benchmarks import Separation, Trial, read_benchmark, separation
+from openvjepa.seeing.surprise.error import PredictiveModel, check_contexts, default_contexts, load_predictive
+from openvjepa.seeing.surprise.following import FollowSettings, VideoSurprise, follow_all, reference_mean, write_csv
+from openvjepa.seeing.surprise.windows import read_frames
 from openvjepa.train.distributed import make_runtime
 
 CSV, PAGE = "surprise.csv", "surprise.html"
@@ -142,7 +142,7 @@ def _write(
     found: Sequence[VideoSurprise | VideoError],
 ) -> list[Path]:
     """CSV, page and annotated copies."""
-    from openvjepa.data.video import open_video
+    from openvjepa.data.media.video import open_video
 
     facts = PageFacts(model.name, _facts(settings, len(result.videos)))
     extra = [accuracies(result.separations)] if result.separations else []

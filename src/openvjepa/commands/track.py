@@ -16,13 +16,13 @@ from torch import Tensor
 
 from openvjepa.config import PropagationConfig, TrackConfig, command
 from openvjepa.config.parts import part
-from openvjepa.data.images import is_image_name
-from openvjepa.data.video import Video, open_video
+from openvjepa.data.media.images import is_image_name
+from openvjepa.data.media.video import Video, open_video
 from openvjepa.errors import ConfigError, DataError, VideoError
-from openvjepa.reports.track import read_masks, write_mask, write_tracked
-from openvjepa.seeing.segmentation import Agreement, compare, davis_sequences, read_mask
+from openvjepa.reports.seeing.track import read_masks, write_mask, write_tracked
 from openvjepa.seeing.tokens import load_any
-from openvjepa.seeing.track import PointTracks, frame_features, track_masks, track_points
+from openvjepa.seeing.tracking.segmentation import Agreement, compare, davis_sequences, read_mask
+from openvjepa.seeing.tracking.track import PointTracks, frame_features, track_masks, track_points
 from openvjepa.train.distributed import Runtime, make_runtime
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import LoadedModel

@@ -10,16 +10,23 @@ from pathlib import Path
 import numpy as np
 
 from openvjepa.config import ClassifierConfig, ModelConfig, command, to_yaml
-from openvjepa.data.index import VideoIndex
-from openvjepa.data.seen import SPLITS_FILE, splits_csv
-from openvjepa.data.splits import check_splits, read_splits
+from openvjepa.data.lists.index import VideoIndex
+from openvjepa.data.lists.seen import SPLITS_FILE, splits_csv
+from openvjepa.data.lists.splits import check_splits, read_splits
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.features.cache import encode_index
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.inference.classifier import VideoClassifier, save_classifier
-from openvjepa.probing.search import Candidate, Encoded, compare_kinds, encode_candidate, final_probe, learning_curve
-from openvjepa.probing.selection import suspicious_labels
-from openvjepa.reports.train import TrainResult, write_training
+from openvjepa.probing.search.candidates import (
+    Candidate,
+    Encoded,
+    compare_kinds,
+    encode_candidate,
+    final_probe,
+    learning_curve,
+)
+from openvjepa.probing.search.crossval import suspicious_labels
+from openvjepa.reports.runs.train import TrainResult, write_training
 from openvjepa.train.distributed import Runtime, make_runtime
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import load_model

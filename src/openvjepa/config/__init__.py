@@ -2,22 +2,6 @@
 
 from openvjepa.config.call import command, override
 from openvjepa.config.clips import PROTOCOLS, EvalProtocol, Fit, Placement
-from openvjepa.config.commands import (
-    BenchConfig,
-    CompareConfig,
-    ConvertConfig,
-    DemoConfig,
-    EmbedConfig,
-    EvaluateConfig,
-    ExportConfig,
-    ModelsConfig,
-    PredictConfig,
-    ProbeConfig,
-)
-from openvjepa.config.data import CheckConfig, PhysicsConfig, PrepareConfig, ShapesConfig
-from openvjepa.config.finetune import FinetuneConfig
-from openvjepa.config.model import ENCODER_SIZES, EncoderDims, ModelConfig
-from openvjepa.config.objective import ObjectiveConfig, ViewsConfig
 from openvjepa.config.parts import (
     ClipConfig,
     Combine,
@@ -34,7 +18,9 @@ from openvjepa.config.parts import (
     part,
 )
 from openvjepa.config.presets import FINETUNE_PRESETS, PRESETS
-from openvjepa.config.pretrain import (
+from openvjepa.config.pretraining.model import ENCODER_SIZES, EncoderDims, ModelConfig
+from openvjepa.config.pretraining.objective import ObjectiveConfig, ViewsConfig
+from openvjepa.config.pretraining.pretrain import (
     IMAGE_MASK,
     LONG_RANGE,
     SHORT_RANGE,
@@ -47,9 +33,23 @@ from openvjepa.config.pretrain import (
 )
 from openvjepa.config.protocol import ClipProtocol
 from openvjepa.config.ranges import Config, Range, check_ranges, ranges_of
-from openvjepa.config.show import PropagationConfig, ShowConfig, TrackConfig
-from openvjepa.config.surprise import DecodeConfig, SurpriseConfig
-from openvjepa.config.train import ClassifierConfig
+from openvjepa.config.verbs.commands import (
+    BenchConfig,
+    CompareConfig,
+    ConvertConfig,
+    DemoConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    ExportConfig,
+    ModelsConfig,
+    PredictConfig,
+    ProbeConfig,
+)
+from openvjepa.config.verbs.data import CheckConfig, PhysicsConfig, PrepareConfig, ShapesConfig
+from openvjepa.config.verbs.finetune import FinetuneConfig
+from openvjepa.config.verbs.show import PropagationConfig, ShowConfig, TrackConfig
+from openvjepa.config.verbs.surprise import DecodeConfig, SurpriseConfig
+from openvjepa.config.verbs.train import ClassifierConfig
 from openvjepa.config.yaml import from_mapping, read_yaml, to_mapping, to_yaml
 
 __all__ = [

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from openvjepa.config.finetune import FinetuneConfig
-from openvjepa.config.model import ModelConfig
-from openvjepa.config.objective import ObjectiveConfig, ViewsConfig
-from openvjepa.config.pretrain import (
+from openvjepa.config.pretraining.model import ModelConfig
+from openvjepa.config.pretraining.objective import ObjectiveConfig, ViewsConfig
+from openvjepa.config.pretraining.pretrain import (
     DataConfig,
     MaskConfig,
     MaskingConfig,
@@ -17,10 +16,11 @@ from openvjepa.config.pretrain import (
     PretrainConfig,
     TrainConfig,
 )
+from openvjepa.config.verbs.finetune import FinetuneConfig
 
 
 def vitl16() -> PretrainConfig:
-    """V-JEPA ViT-L/16 at 224 px as published (spec section 4): 300 x 300 steps of 3072 clips."""
+    """V-JEPA ViT-L/16 at 224 px as published (Bardes et al. 2024, appendix): 300 x 300 steps of 3072 clips."""
     return PretrainConfig(
         model=ModelConfig(arch="vit_large"),
         optim=OptimConfig(),
@@ -45,7 +45,7 @@ def vith16_384() -> PretrainConfig:
 
 
 def vjepa2_vitl() -> PretrainConfig:
-    """V-JEPA 2 ViT-L/16 at 256 px, first phase, as shipped (spec section 4): constant learning rate after the warm-up."""
+    """V-JEPA 2 ViT-L/16 at 256 px, first phase, as released (Assran et al. 2025): constant learning rate after the warm-up."""
     base = vitl16()
     return replace(
         base,
@@ -91,7 +91,7 @@ def vjepa2_cooldown() -> PretrainConfig:
 
 
 def vjepa21_gigantic() -> PretrainConfig:
-    """V-JEPA 2.1 ViT-G/16 at 256 px, primary phase, as in the paper (vjepa21, section 6); needs `--images`.
+    """V-JEPA 2.1 ViT-G/16 at 256 px, primary phase, as in the paper; needs `--images`.
 
     Half of the loss is of videos and half of images, as with half of Meta's machines on each.
     """

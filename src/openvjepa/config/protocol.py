@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 from openvjepa.config.clips import Fit
-from openvjepa.config.model import ModelConfig
+from openvjepa.config.pretraining.model import ModelConfig
 from openvjepa.config.ranges import Config, Count, FrameRate, Pixels, Range
 from openvjepa.config.yaml import to_mapping
 from openvjepa.errors import ConfigError
@@ -14,7 +14,7 @@ from openvjepa.errors import ConfigError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 EVAL_MARGIN = 256 / 224
-"""Short side of a resized frame over the side of its crop, in evaluation (spec section 5)."""
+"""Short side of a resized frame over the side of its crop, in evaluation."""
 FRAME_STEP = 4
 """Frames from one of a clip to the next, of the published models' evaluation."""
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openvjepa.config.clips import Placement
-from openvjepa.data.video import Video, open_video
+from openvjepa.data.media.video import Video, open_video
 from openvjepa.errors import ConfigError
 
 _ROUNDING = 1e-9  # s; of sums of times
@@ -157,7 +157,7 @@ def meta_frame_indices(
     random_sampling: bool = True,
     allow_overlap: bool = False,
 ) -> list[NDArray[np.int64]]:
-    """Frame numbers of the clips exactly as Meta's V-JEPA code draws them (spec section 5), from numpy's global generator.
+    """Frame numbers of the clips exactly as Meta's V-JEPA code draws them, from numpy's global generator.
 
     Kept for comparison with published figures: clips span frame_step * frames_per_clip frames, with a spacing that is a
     little wider than frame_step.

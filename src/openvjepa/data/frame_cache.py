@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.index import VideoRecord
+from openvjepa.data.lists.index import VideoRecord
+from openvjepa.data.media.video import Video
 from openvjepa.data.transforms import channels_first, resize
-from openvjepa.data.video import Video
 from openvjepa.errors import DataError, VideoError
 from openvjepa.machine import available_memory, size_text
 

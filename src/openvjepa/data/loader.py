@@ -17,10 +17,10 @@ from openvjepa.config import DataConfig, Fit, MaskingConfig, ModelConfig, Placem
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.cores import process_count, usable_cores
 from openvjepa.data.frame_cache import FrameReader, kept_short_side
-from openvjepa.data.index import VideoIndex, read_index
+from openvjepa.data.lists.index import VideoIndex, read_index
 from openvjepa.data.masks import sample_masks
+from openvjepa.data.media.video import Video
 from openvjepa.data.transforms import chosen_fit, eval_views, train_transform, view_count
-from openvjepa.data.video import Video
 from openvjepa.data.views import View, ViewMaker
 from openvjepa.errors import ConfigError, DataError, OpenVJEPAError, VideoError, printable
 from openvjepa.interrupts import leave_signals_to_parent

@@ -1,4 +1,4 @@
-"""Masks over the token grid: which tokens are the context, and which are predicted (spec section 3)."""
+"""Masks over the token grid: which tokens are the context, and which are predicted (Bardes et al. 2024, section 3.2)."""
 
 from __future__ import annotations
 

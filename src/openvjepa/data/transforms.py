@@ -1,4 +1,4 @@
-"""Spatial transforms on uint8 frames, the same for all frames of a clip (spec section 5)."""
+"""Spatial transforms on uint8 frames, the same for all frames of a clip."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def resize(frames: Tensor, size: tuple[int, int], *, antialias: bool = True) -> 
     """Bilinear resize of uint8 [T, C, H, W] to (height, width), in uint8.
 
     With antialias it is that of torchvision and Pillow. Without, a smaller frame is sampled from the nearest four pixels
-    alone, as OpenCV does, whose integers it meets within one grey level.
+    alone, as OpenCV does, whose integers it meets within one gray level.
     """
     if tuple(frames.shape[-2:]) == size:
         return frames
@@ -53,7 +53,7 @@ def channels_first(frames: NDArray[np.uint8]) -> Tensor:
 def random_box(
     height: int, width: int, *, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> Box:
-    """A box of random area and log-uniform aspect (width / height) inside the frame; the centre after ten failures."""
+    """A box of random area and log-uniform aspect (width / height) inside the frame; the center after ten failures."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=generator).item()
@@ -110,7 +110,7 @@ def eval_views(
         views: how many crops.
         fit: "crop" as published; "squeeze" shows the whole frame, resized to the view; "pad" the whole frame at its own
             aspect, with bars of ImageNet's mean color; "three" is three crops; "auto" as `chosen_fit` says.
-        antialias: as Hugging Face's processors do it: antialiased, and a centre that falls between two pixels is rounded
+        antialias: as Hugging Face's processors do it: antialiased, and a center that falls between two pixels is rounded
             down. False: as Meta's code does it for videos: plain bilinear, and rounded to even.
     """
     clip = channels_first(frames)

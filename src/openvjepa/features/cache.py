@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openvjepa.config import to_yaml
-from openvjepa.data.index import VideoIndex, VideoRecord
+from openvjepa.data.lists.index import VideoIndex, VideoRecord
 from openvjepa.errors import DataError
 from openvjepa.features.encode import EncodeSettings, check_bad, encode_planned, planned_batches
 from openvjepa.features.sampling import ClipPlan

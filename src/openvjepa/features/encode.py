@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from openvjepa.config import ClipProtocol, DataConfig
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.images import is_image
-from openvjepa.data.index import VideoIndex
+from openvjepa.data.lists.index import VideoIndex
 from openvjepa.data.loader import EvalClips, one_thread, worker_count
+from openvjepa.data.media.images import is_image
 from openvjepa.errors import DataError, VideoError
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.model.encoder import Encoder

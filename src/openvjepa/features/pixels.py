@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from openvjepa.config import PretrainConfig
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.index import VideoIndex
+from openvjepa.data.lists.index import VideoIndex
 from openvjepa.data.loader import EvalClips
 from openvjepa.data.transforms import normalize
 from openvjepa.model.encoder import cut_tubelets

@@ -8,9 +8,9 @@ from typing import Any
 
 from openvjepa.config import PROTOCOLS, ClipConfig, EvalProtocol, Fit, Placement, from_mapping
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.images import is_image
-from openvjepa.data.index import VideoIndex, VideoRecord
+from openvjepa.data.lists.index import VideoIndex, VideoRecord
 from openvjepa.data.loader import EvalClips
+from openvjepa.data.media.images import is_image
 from openvjepa.data.transforms import describe_fit, view_count
 from openvjepa.errors import ConfigError
 from openvjepa.weights.loaded import LoadedModel

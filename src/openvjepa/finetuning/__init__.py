@@ -1,1 +1,1 @@
-"""Fitting an encoder and a classifier to labelled videos."""
+"""Fitting an encoder and a classifier to labeled videos."""

@@ -1,4 +1,4 @@
-"""Labelled clips and features in batches, for training that shows every video again and again.
+"""Labeled clips and features in batches, for training that shows every video again and again.
 
 What sample number i shows follows from (seed, i), so that a resumed run sees what an uninterrupted one does, and passes of
 four times 4 clips show those of one of 16.
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from openvjepa.config import DataConfig
 from openvjepa.data.augment import Augmentation
-from openvjepa.data.index import VideoIndex
+from openvjepa.data.lists.index import VideoIndex
 from openvjepa.data.loader import Batch, one_thread, seeded, worker_count
 from openvjepa.errors import DataError, OpenVJEPAError, VideoError
 from openvjepa.features.encode import check_bad

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from openvjepa.config import FinetuneConfig, OptimConfig, TrainConfig, to_mapping, to_yaml
 from openvjepa.data.augment import Augmentation
-from openvjepa.data.images import is_image
-from openvjepa.data.index import VideoIndex
+from openvjepa.data.lists.index import VideoIndex
+from openvjepa.data.lists.seen import SPLITS_FILE, splits_csv
+from openvjepa.data.lists.splits import check_splits
 from openvjepa.data.loader import Batch
-from openvjepa.data.seen import SPLITS_FILE, splits_csv
-from openvjepa.data.splits import check_splits
+from openvjepa.data.media.images import is_image
 from openvjepa.errors import Interrupted
 from openvjepa.features.cache import encode_index
 from openvjepa.features.encode import EncodeSettings
@@ -65,7 +65,7 @@ FREE += ("max_bad", "watts", "grams_per_kwh")
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """Result of a fine-tuning run, from the epoch that was best on validation. Accuracies in per cent."""
+    """Result of a fine-tuning run, from the epoch that was best on validation. Accuracies in percent."""
 
     out: Path
     classes: tuple[str, ...]

@@ -19,8 +19,8 @@ from openvjepa.config import Head
 from openvjepa.data.transforms import normalize
 from openvjepa.metrics import Labels
 from openvjepa.model.adapters import layer_groups
+from openvjepa.model.blocks.layers import CrossAttentionBlock
 from openvjepa.model.encoder import Encoder
-from openvjepa.model.layers import CrossAttentionBlock
 from openvjepa.model.pooler import (
     AttentiveClassifier,
     LinearClassifier,
@@ -139,7 +139,7 @@ class FinetuneTask(Task):
         self.best = Best()
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Loss and, in per cent, accuracy of a micro batch: clips uint8 [B, 3, T, H, W] or tokens [B, N, D], labels [B]."""
+        """Loss and, in percent, accuracy of a micro batch: clips uint8 [B, 3, T, H, W] or tokens [B, N, D], labels [B]."""
         targets = F.one_hot(batch["labels"], self.head.linear.out_features).float()
         if self.label_smoothing:
             targets = targets.lerp(torch.full_like(targets, 1 / targets.shape[1]), self.label_smoothing)
@@ -155,7 +155,7 @@ class FinetuneTask(Task):
         return {"loss": loss, "train_top1": 100 * hits.float().mean()}
 
     def logits(self, x: Tensor) -> Tensor:
-        """Normalised clips [B, 3, T, H, W], or tokens [B, N, D] where there is no encoder -> [B, C]."""
+        """Normalized clips [B, 3, T, H, W], or tokens [B, N, D] where there is no encoder -> [B, C]."""
         tokens = x if self.encoder is None else self.encoder(x)
         # One query: the same numbers for a fraction of the work, where there are no blocks besides.
         return attentive_logits([self.head], tokens)[0] if _is_single(self.head) else self.head(tokens)
@@ -171,7 +171,7 @@ class FinetuneTask(Task):
         return own
 
     def after_step(self, step: int) -> None:
-        """Nothing moves but by the optimiser."""
+        """Nothing moves but by the optimizer."""
 
     def trained(self) -> dict[str, Tensor]:
         """The parameters that are trained, by name."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openvjepa.data.index import VideoIndex
+from openvjepa.data.lists.index import VideoIndex
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import DataError
 from openvjepa.features.sampling import ClipPlan
@@ -65,7 +65,7 @@ class Validation:
         task: what is trained.
         evaluate: gives the class probabilities [n, C] of the validation videos.
         labels: their classes [n].
-        steps: optimiser steps of an epoch.
+        steps: optimizer steps of an epoch.
         patience: epochs without anything better after which the run ends; None: it never does.
         count_start: whether the weights before training may be the best (they may not where the head is new).
         show: is told (step, epoch, probabilities); for pictures.
@@ -89,7 +89,7 @@ class Validation:
         self.started = time.monotonic() - elapsed
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Figures of an epoch: its number, accuracy in per cent, mean negative log likelihood, seconds since the start."""
+        """Figures of an epoch: its number, accuracy in percent, mean negative log likelihood, seconds since the start."""
         probabilities = self.evaluate()
         top1, loss = accuracy(probabilities, self.labels), log_loss(probabilities, self.labels)
         if step or self.count_start:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openvjepa.config import PROTOCOLS, ClipProtocol, to_mapping
-from openvjepa.data.index import VideoIndex, VideoRecord
+from openvjepa.data.lists.index import VideoIndex, VideoRecord
 from openvjepa.data.transforms import eval_views
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.features.encode import PlannedClips, encode

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from openvjepa.config import ClipConfig, Combine, Fit, Placement, to_yaml
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.images import is_image
-from openvjepa.data.index import VideoIndex, VideoRecord
+from openvjepa.data.lists.index import VideoIndex, VideoRecord
+from openvjepa.data.media.images import is_image
 from openvjepa.errors import ConfigError
 from openvjepa.features.encode import EncodeSettings, encode_videos
 from openvjepa.inference.classifier import VideoClassifier, load_classifier

@@ -1,4 +1,4 @@
-"""Metrics of classifiers on labelled videos, each alone and all together, and what they cost."""
+"""Metrics of classifiers on labeled videos, each alone and all together, and what they cost."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from openvjepa.config import Combine
-from openvjepa.data.index import VideoIndex
+from openvjepa.data.lists.index import VideoIndex
 from openvjepa.errors import DataError
 from openvjepa.inference.ensemble import Answers, Member, Probabilities, combined, label_sets, passes
-from openvjepa.inference.labelled import Chosen
+from openvjepa.inference.labeled import Chosen
 from openvjepa.metrics import Difference, Groups, Labels, Metrics, classification_metrics, difference
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from openvjepa.config import Combine
 from openvjepa.data.clips import spread
 from openvjepa.data.cores import usable_cores
+from openvjepa.data.media.video import Video, open_video
 from openvjepa.data.transforms import eval_views
-from openvjepa.data.video import Video, open_video
 from openvjepa.errors import VideoError
 from openvjepa.features.encode import encode
 from openvjepa.features.sampling import ClipPlan

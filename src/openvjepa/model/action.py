@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from openvjepa.config import ModelConfig
 from openvjepa.errors import ConfigError
-from openvjepa.model.layers import ENCODER_EPS, Block, init_weights, rescale_blocks
-from openvjepa.model.positions import RopeTable, make_rope
+from openvjepa.model.blocks.layers import ENCODER_EPS, Block, init_weights, rescale_blocks
+from openvjepa.model.blocks.positions import RopeTable, make_rope
 
 ACTION_DIM = STATE_DIM = 7
 """Of a robot arm: position, rotation, gripper."""

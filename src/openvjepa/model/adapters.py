@@ -47,7 +47,7 @@ def _layer(name: str, depth: int) -> int:
 
 
 def layer_groups(encoder: Encoder, *, scale: float, decay: float) -> list[dict[str, Any]]:
-    """Optimiser groups of what is trained of an encoder, with layer-wise learning-rate decay (BEiT, Bao et al. 2021).
+    """Optimizer groups of what is trained of an encoder, with layer-wise learning-rate decay (BEiT, Bao et al. 2021).
 
     Args:
         encoder: after `set_trainable`.

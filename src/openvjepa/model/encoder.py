@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from openvjepa.config import ModelConfig
 from openvjepa.errors import ConfigError
 from openvjepa.grid import TokenGrid
-from openvjepa.model.layers import (
+from openvjepa.model.blocks.layers import (
     ENCODER_EPS,
     Block,
     gather_tokens,
@@ -23,7 +23,7 @@ from openvjepa.model.layers import (
     rescale_blocks,
     run_block,
 )
-from openvjepa.model.positions import interpolate_positions, position_codes, rope_of
+from openvjepa.model.blocks.positions import interpolate_positions, position_codes, rope_of
 
 
 def cut_tubelets(video: Tensor, kernel: tuple[int, int, int]) -> Tensor:

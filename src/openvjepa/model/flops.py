@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from openvjepa.config import ModelConfig
-from openvjepa.model.layers import hidden_width
+from openvjepa.model.blocks.layers import hidden_width
 
 _TRAINED = 3  # forward once, backward twice: for the input and for the weights
 
@@ -35,7 +35,7 @@ def predictor_flops(config: ModelConfig, context: int, predicted: int) -> int:
 
 
 def step_flops(config: ModelConfig, masks: Sequence[tuple[int, int]]) -> int:
-    """One clip of a pretraining step: target encoder forward; encoder and predictor there and back for each mask.
+    """One clip of a pretraining step: target encoder forward; encoder and predictor forward and backward for each mask.
 
     Args:
         config: of the model.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from openvjepa.config import ModelConfig
 from openvjepa.errors import ConfigError
-from openvjepa.model.layers import (
+from openvjepa.model.blocks.layers import (
     ENCODER_EPS,
     Block,
     CrossAttention,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from openvjepa.config import ModelConfig
 from openvjepa.grid import TokenGrid
-from openvjepa.model.layers import (
+from openvjepa.model.blocks.layers import (
     ENCODER_EPS,
     Block,
     gather_tokens,
@@ -19,7 +19,7 @@ from openvjepa.model.layers import (
     rescale_blocks,
     run_block,
 )
-from openvjepa.model.positions import Rope, position_codes, rope_of
+from openvjepa.model.blocks.positions import Rope, position_codes, rope_of
 
 
 class TokenPredictions(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from openvjepa.config import PretrainConfig
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.index import VideoIndex
+from openvjepa.data.lists.index import VideoIndex
 from openvjepa.data.loader import EvalClips, PretrainBatches
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import DataError
@@ -28,7 +28,7 @@ class CollapseMonitor:
     """Looks at the target encoder's features of a fixed batch of clips: do they still differ from clip to clip?
 
     Reports the standard deviation over clips and tokens, the effective rank (RankMe) and, where there are labels, the
-    accuracy of a k-nearest-neighbour vote of one half of the clips on the other.
+    accuracy of a k-nearest-neighbor vote of one half of the clips on the other.
     """
 
     def __init__(self, task: PretrainTask, index: VideoIndex, config: PretrainConfig, runtime: Runtime) -> None:
@@ -73,12 +73,12 @@ def collapse_warning(now: dict[str, float], first: dict[str, float]) -> str | No
         return (
             f"the encoder is collapsing: the features of different clips and tokens hardly differ any more (std "
             f"{now['feature_std']:.3f}, {first['feature_std']:.3f} at the start). Lower the learning rate, raise the "
-            "EMA momentum, or add a regulariser (reg_coeff, sigreg_coeff)."
+            "EMA momentum, or add a regularizer (reg_coeff, sigreg_coeff)."
         )
     if now["rankme"] < max(2.0, 0.05 * first["rankme"]):
         return (
             f"the encoder is collapsing: its features use {now['rankme']:.1f} dimensions ({first['rankme']:.1f} at the "
-            "start). Lower the learning rate, or add a regulariser (reg_coeff, sigreg_coeff)."
+            "start). Lower the learning rate, or add a regularizer (reg_coeff, sigreg_coeff)."
         )
     return None
 
@@ -92,7 +92,7 @@ def monitor_index(batches: PretrainBatches) -> VideoIndex:
 
 
 def _fixed_clips(index: VideoIndex, config: PretrainConfig) -> tuple[Tensor, Tensor | None]:
-    """Centre clips uint8 [n, 3, T, H, W] of the videos that can be read, and their labels."""
+    """Center clips uint8 [n, 3, T, H, W] of the videos that can be read, and their labels."""
     spec = ClipSpec(config.model.num_frames, config.data.frame_step, config.data.fps)
     items = EvalClips(index, spec, config.model.image_hw)
     readable = [(clips[0], index.labels[i]) for clips, i, error in (items[i] for i in range(len(items))) if not error]

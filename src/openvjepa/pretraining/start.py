@@ -28,7 +28,7 @@ class Start:
         self.checkpoints = Path(config.init) / "checkpoints"
 
     def load_into(self, task: PretrainTask) -> dict[str, Any] | None:
-        """Fill the task; returns the optimiser's state where there is one.
+        """Fill the task; returns the optimizer's state where there is one.
 
         Position codes stay those of the new clip shape. A model without a predictor of hidden tokens leaves it at random weights.
         """

@@ -10,8 +10,8 @@ from torch import Tensor
 from openvjepa.config import PretrainConfig
 from openvjepa.data.loader import seeded
 from openvjepa.data.transforms import normalize
+from openvjepa.model.blocks.layers import compile_blocks
 from openvjepa.model.jepa import JEPA
-from openvjepa.model.layers import compile_blocks
 from openvjepa.train.optim import context_coeff, ema_momentum
 from openvjepa.train.trainer import Task
 
@@ -19,7 +19,7 @@ _SIGREG = 20  # tag that keeps this stream of random numbers apart from the load
 
 
 class PretrainTask(Task):
-    """What the trainer sees: normalises the clips, runs the JEPA, moves the target encoder after each step."""
+    """What the trainer sees: normalizes the clips, runs the JEPA, moves the target encoder after each step."""
 
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__()

@@ -69,7 +69,7 @@ def train_attentive(
     recipe: Recipe,
     on_epoch: OnEpoch | None = None,
 ) -> Trained:
-    """Train a grid of attentive probes (spec section 6) on one reading of the features; the best on validation is kept.
+    """Train a grid of attentive probes on one reading of the features; the best on validation is kept.
 
     AdamW, learning rate on a cosine to 0, no weight decay on biases and norms, gradient norm of each probe at most 1.
     An epoch shows every video once, through one of its views, drawn anew. All probes start from the same weights. Of each
@@ -81,7 +81,7 @@ def train_attentive(
         classes: C.
         num_heads: attention heads; divides D.
         recipe: the grid and its schedule.
-        on_epoch: called with the number of finished epochs and metrics (loss, accuracies in per cent).
+        on_epoch: called with the number of finished epochs and metrics (loss, accuracies in percent).
 
     Raises:
         ConfigError: D does not divide into the attention heads.
@@ -91,29 +91,17 @@ def train_attentive(
     for head in heads:
         head.to(device)
     epochs, steps = recipe.epochs_for(len(train_x)), recipe.steps_per_epoch(len(train_x))
-    groups = [_groups(head, lr, decay) for head, (lr, decay) in zip(heads, recipe.grid, strict=True)]
-    fused = device.type != "mps"  # several times faster for many small tensors
-    optimizer = torch.optim.AdamW([group for pair in groups for group in pair], fused=fused)
+    optimizer = _optimizer(heads, recipe, device)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
     losses, stop = [], _EarlyStopping(heads, max(PATIENCE, epochs // 2))
     for epoch in range(epochs):
-        rng = np.random.default_rng((recipe.seed, epoch))
-        order, views = rng.permutation(len(train_x)), rng.integers(train_x.shape[1], size=len(train_x))
-        loss, hits = torch.zeros(len(heads)), torch.zeros(len(heads))
-        for rows in np.array_split(order, steps):
-            tokens = _to(train_x[rows, views[rows]], device)
-            labels = torch.from_numpy(train_y[rows]).to(device)
-            batch_loss, batch_hits = _step(heads, tokens, labels, optimizer)
-            schedule.step()
-            loss += batch_loss * len(rows) / len(train_x)
-            hits += batch_hits
+        loss, hits = _epoch(heads, (train_x, train_y), recipe, epoch, optimizer, schedule)
         losses.append(loss.double().numpy())
         scores = [score(p, val_y) for p in _grid_probabilities(heads, val_x, device)]
         stop.look(scores)
         if on_epoch:
-            on_epoch(
-                epoch + 1, _epoch_metrics(recipe, losses[-1], 100 * hits.numpy() / len(train_x), [s[0] for s in scores])
-            )
+            train_top1 = 100 * hits.numpy() / len(train_x)
+            on_epoch(epoch + 1, _epoch_metrics(recipe, losses[-1], train_top1, [s[0] for s in scores]))
         if stop.done:
             break
     best = stop.restore()
@@ -125,6 +113,34 @@ def train_attentive(
         module,
         np.stack(losses),
     )
+
+
+def _epoch(
+    heads: Sequence[AttentiveClassifier],
+    train: tuple[Features, Labels],
+    recipe: Recipe,
+    epoch: int,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> tuple[Tensor, Tensor]:
+    """Show every training video once; mean loss and number of right answers of each probe, [K]."""
+    (x, y), device = train, next(heads[0].parameters()).device
+    rng = np.random.default_rng((recipe.seed, epoch))
+    order, views = rng.permutation(len(x)), rng.integers(x.shape[1], size=len(x))
+    loss, hits = torch.zeros(len(heads)), torch.zeros(len(heads))
+    for rows in np.array_split(order, recipe.steps_per_epoch(len(x))):
+        labels = torch.from_numpy(y[rows]).to(device)
+        batch_loss, batch_hits = _step(heads, _to(x[rows, views[rows]], device), labels, optimizer)
+        schedule.step()
+        loss += batch_loss * len(rows) / len(x)
+        hits += batch_hits
+    return loss, hits
+
+
+def _optimizer(heads: Sequence[AttentiveClassifier], recipe: Recipe, device: torch.device) -> torch.optim.AdamW:
+    groups = [_groups(head, lr, decay) for head, (lr, decay) in zip(heads, recipe.grid, strict=True)]
+    fused = device.type != "mps"  # several times faster for many small tensors
+    return torch.optim.AdamW([group for pair in groups for group in pair], fused=fused)
 
 
 class _EarlyStopping:

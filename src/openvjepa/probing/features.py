@@ -36,7 +36,7 @@ class Trained:
 
 
 def score(probabilities: NDArray[np.float64], labels: Labels) -> tuple[float, float]:
-    """What the best probe has most of: accuracy in per cent, then likelihood."""
+    """What the best probe has most of: accuracy in percent, then likelihood."""
     return accuracy(probabilities, labels), -log_loss(probabilities, labels)
 
 
@@ -54,7 +54,7 @@ class Scaler:
 
     @classmethod
     def of(cls, train: NDArray[np.float64]) -> Scaler:
-        """Statistics of training features [n, V, D], and of nothing else. A constant channel is only centred."""
+        """Statistics of training features [n, V, D], and of nothing else. A constant channel is only centered."""
         std = train.std((0, 1))
         return cls(train.mean((0, 1)), np.where(std > 1e-8, std, 1.0))
 

@@ -18,7 +18,7 @@ NEIGHBORS = (1, 5, 10, 20)
 def train_knn(
     train_x: NDArray[np.float64], train_y: Labels, val_x: NDArray[np.float64], val_y: Labels, *, classes: int
 ) -> Trained:
-    """Vote of the nearest plain training clips by cosine of standardised mean tokens, near ones counting more.
+    """Vote of the nearest plain training clips by cosine of standardized mean tokens, near ones counting more.
 
     The number of neighbors is chosen on validation. Arguments as for `train_linear`; the first view of a training
     video is its plain one.

@@ -25,7 +25,7 @@ SMALL = 10_000_000  # a matrix with fewer numbers is multiplied as fast by one t
 def train_linear(
     train_x: NDArray[np.float64], train_y: Labels, val_x: NDArray[np.float64], val_y: Labels, *, classes: int
 ) -> Trained:
-    """Multinomial logistic regression on standardised mean tokens, all views of the training videos.
+    """Multinomial logistic regression on standardized mean tokens, all views of the training videos.
 
     The problem is convex and solved to the end (L-BFGS, scikit-learn), so that no learning rate or number of epochs can
     favour one encoder over another; the penalty is chosen on validation.
@@ -54,7 +54,7 @@ def train_linear(
 
 
 def _linear_module(solved: LogisticRegression, scaler: Scaler, classes: int) -> LinearClassifier:
-    """The solution as a layer on the mean tokens themselves, with the standardisation folded into its weights."""
+    """The solution as a layer on the mean tokens themselves, with the standardization folded into its weights."""
     weight, bias = np.asarray(solved.coef_), np.asarray(solved.intercept_)
     if classes == 2:  # scikit-learn keeps one row: the log odds of the second class
         weight, bias = np.stack([np.zeros_like(weight[0]), weight[0]]), np.array([0.0, bias[0]])

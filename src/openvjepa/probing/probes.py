@@ -26,7 +26,7 @@ PLAIN_KINDS = KINDS[1:]  # those that do not need to know how the tokens lie
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trained probe and its metrics. Accuracies in per cent."""
+    """A trained probe and its metrics. Accuracies in percent."""
 
     metrics: Metrics
     """On the test videos."""
@@ -119,25 +119,17 @@ def probe_features(
     means = (mean_tokens(train_x), mean_tokens(val_x)) if {"linear", "knn"} & set(kinds) else None
     outcomes = {}
     for kind in kinds:
-        started = time.monotonic()
+        started, count = time.monotonic(), len(classes)
         if kind == "grid":
             if grid is None:
                 raise ConfigError("a grid probe needs the grid of the tokens")
-            trained = train_grid(train_x, train_y, val_x, val_y, classes=len(classes), grid=grid)
+            trained = train_grid(train_x, train_y, val_x, val_y, classes=count, grid=grid)
         elif kind == "attentive" or means is None:
-            trained = train_attentive(
-                train_x,
-                train_y,
-                val_x,
-                val_y,
-                classes=len(classes),
-                num_heads=num_heads,
-                recipe=recipe or Recipe(),
-                on_epoch=on_epoch,
-            )
+            settings = {"classes": count, "num_heads": num_heads, "recipe": recipe or Recipe(), "on_epoch": on_epoch}
+            trained = train_attentive(train_x, train_y, val_x, val_y, **settings)
         else:
             train = train_linear if kind == "linear" else train_knn
-            trained = train(means[0], train_y, means[1], val_y, classes=len(classes))
+            trained = train(means[0], train_y, means[1], val_y, classes=count)
         outcomes[kind] = _outcome(trained, val_x, val_y, test_x, test_y, classes, started)
     return outcomes
 

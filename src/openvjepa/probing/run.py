@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from openvjepa.config import ProbeConfig
-from openvjepa.data.images import is_image
-from openvjepa.data.index import VideoIndex
-from openvjepa.data.splits import check_splits
+from openvjepa.data.lists.index import VideoIndex
+from openvjepa.data.lists.splits import check_splits
+from openvjepa.data.media.images import is_image
 from openvjepa.features.cache import FeatureSet, encode_together
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.features.sampling import ClipPlan, plan_for
@@ -27,8 +27,8 @@ from openvjepa.model.pixels import PixelEncoder, pixel_config, untrained
 from openvjepa.model.pooler import probe_eps
 from openvjepa.probing.attentive import Recipe
 from openvjepa.probing.features import Features, OnEpoch
-from openvjepa.probing.low_shot import Share, label_efficiency
 from openvjepa.probing.probes import Outcome, best_kind, probe_features
+from openvjepa.probing.search.low_shot import Share, label_efficiency
 from openvjepa.train.logs import RunLog
 from openvjepa.weights.hub import LoadedModel
 

@@ -1,6 +1,6 @@
 """Pictures of a report as text that stands inside an HTML page: SVG for charts, PNG for pixels.
 
-Charts carry no colours of their own for text and axes but `currentColor`, so that they follow a light or a dark page.
+Charts carry no colors of their own for text and axes but `currentColor`, so that they follow a light or a dark page.
 Shapes: T frames, H x W px; N = t * h * w tokens of D channels.
 """
 
@@ -57,13 +57,13 @@ def line_chart(
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.2, 2.5), layout="constrained")
         axes = figure.subplots()
-        for (name, values), colour in zip(lines.items(), ACCENTS, strict=False):
+        for (name, values), color in zip(lines.items(), ACCENTS, strict=False):
             y = np.asarray(values, dtype=float)
             if smooth and len(y) >= 20:
-                axes.plot(points, y, color=colour, alpha=0.3, linewidth=0.8)
+                axes.plot(points, y, color=color, alpha=0.3, linewidth=0.8)
                 y = _running_mean(y, max(2, len(y) // 20))
             marker = "o" if len(y) <= 30 else None
-            axes.plot(points, y, color=colour, linewidth=1.6, marker=marker, markersize=3, label=name)
+            axes.plot(points, y, color=color, linewidth=1.6, marker=marker, markersize=3, label=name)
         axes.set_title(title, loc="left", fontweight="bold")
         axes.set_xlabel(x_label)
         axes.grid(axis="y", color=_INK, alpha=0.15, linewidth=0.6)
@@ -73,7 +73,7 @@ def line_chart(
 
 
 def confusion_chart(title: str, matrix: ArrayLike, classes: Sequence[str]) -> str:
-    """A confusion matrix in per cent of each true class, as SVG.
+    """A confusion matrix in percent of each true class, as SVG.
 
     Args:
         title: what was classified.
@@ -86,8 +86,8 @@ def confusion_chart(title: str, matrix: ArrayLike, classes: Sequence[str]) -> st
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(side, side), layout="constrained")
         axes = figure.subplots()
-        colour = np.array([int(ACCENTS[0][i : i + 2], 16) / 255 for i in (1, 3, 5)])
-        pixels = np.concatenate([np.broadcast_to(colour, (number, number, 3)), 0.04 + 0.8 * share[..., None]], -1)
+        color = np.array([int(ACCENTS[0][i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        pixels = np.concatenate([np.broadcast_to(color, (number, number, 3)), 0.04 + 0.8 * share[..., None]], -1)
         axes.imshow(pixels, interpolation="nearest")
         if number <= 12:
             for row, column in np.argwhere(share >= 0.005):
@@ -127,7 +127,7 @@ def enlarge(frames: NDArray[np.uint8], least: int) -> NDArray[np.uint8]:
     return frames.repeat(times, axis=1).repeat(times, axis=2)
 
 
-def pca_colours(tokens: ArrayLike, grid: TokenGrid) -> NDArray[np.uint8]:
+def pca_colors(tokens: ArrayLike, grid: TokenGrid) -> NDArray[np.uint8]:
     """The three main directions of a clip's features as red, green and blue.
 
     Args:
@@ -138,11 +138,11 @@ def pca_colours(tokens: ArrayLike, grid: TokenGrid) -> NDArray[np.uint8]:
         uint8 [t, h, w, 3]; each direction runs from its 2nd to its 98th percentile.
     """
     features = np.asarray(tokens, dtype=np.float64)
-    centred = features - features.mean(0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    centered = features - features.mean(0)
+    _, _, directions = np.linalg.svd(centered, full_matrices=False)
     directions = directions[:3] * np.where(directions[:3].sum(1, keepdims=True) < 0, -1, 1)  # the sign is arbitrary
     values = np.zeros((len(features), 3))
-    values[:, : len(directions)] = centred @ directions.T
+    values[:, : len(directions)] = centered @ directions.T
     low, high = np.percentile(values, [2, 98], axis=0)
     scaled = np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)
     return np.rint(255 * scaled).astype(np.uint8).reshape(*grid.shape, 3)

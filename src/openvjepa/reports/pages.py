@@ -119,14 +119,14 @@ def accuracy_table(
     chance: Mapping[str, float],
     *,
     title: str = "Accuracy",
-    note: str = "Top-1 accuracy on the test split, in per cent. The mark in a cell is chance.",
+    note: str = "Top-1 accuracy on the test split, in percent. The mark in a cell is chance.",
 ) -> Section:
     """Test accuracy by label, features and probe, with the lead of the first features over the others.
 
     Args:
-        results: label -> features -> probe -> top-1 in per cent. The first features are those the others are
+        results: label -> features -> probe -> top-1 in percent. The first features are those the others are
             compared with.
-        chance: label -> accuracy of a guess, per cent.
+        chance: label -> accuracy of a guess, percent.
         title: heading.
         note: paragraph above the tables.
     """
@@ -173,7 +173,7 @@ def confusion_matrices(
 ) -> Section:
     """One picture per entry: name -> (counts [C, C] with rows true and columns predicted, C class names)."""
     charts = [figures.confusion_chart(name, matrix, classes) for name, (matrix, classes) in matrices.items()]
-    note = paragraph("Rows are the true classes, columns the predicted ones; numbers are per cent of a row.")
+    note = paragraph("Rows are the true classes, columns the predicted ones; numbers are percent of a row.")
     return Section(title, f'{note}<div class="charts wide">{"".join(charts)}</div>')
 
 
@@ -183,7 +183,7 @@ def feature_pca(
     *,
     title: str = "Features over a clip",
 ) -> Section:
-    """The features of each token as a colour, under the frames they belong to.
+    """The features of each token as a color, under the frames they belong to.
 
     Args:
         clips: (name, frames uint8 [T, H, W, 3] as the encoder saw them, encoder name -> features [N, D]).
@@ -196,16 +196,16 @@ def feature_pca(
         side = max(shown.shape[1:3])
         rows = [_strip_row("frames", figures.png(figures.strip(shown), f"{name}: {grid.t} frames"))]
         for encoder, tokens in features.items():
-            colours = figures.enlarge(figures.pca_colours(tokens, grid), side)
-            picture = _fit(colours, shown.shape[1], shown.shape[2])
-            alt = f"{name}: features of the {encoder} encoder, similar features in similar colours"
+            colors = figures.enlarge(figures.pca_colors(tokens, grid), side)
+            picture = _fit(colors, shown.shape[1], shown.shape[2])
+            alt = f"{name}: features of the {encoder} encoder, similar features in similar colors"
             rows.append(_strip_row(encoder, figures.png(figures.strip(picture), alt)))
         blocks.append(
             f'<figure><figcaption>{html.escape(name)}</figcaption><div class="scroll">{"".join(rows)}</div></figure>'
         )
     note = paragraph(
-        "Each token is coloured by the three main directions (PCA) of the features of its clip: tokens of like colour "
-        "have like features. The colours of two rows are not comparable."
+        "Each token is colored by the three main directions (PCA) of the features of its clip: tokens of like color "
+        "have like features. The colors of two rows are not comparable."
     )
     return Section(title, note + "".join(blocks))
 

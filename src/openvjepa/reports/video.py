@@ -14,27 +14,27 @@ from PIL import Image, ImageDraw, ImageFont
 
 from openvjepa.data.copies.mp4 import write_mp4
 from openvjepa.data.cores import usable_cores
-from openvjepa.data.video import Video, open_video
+from openvjepa.data.media.video import Video, open_video
 from openvjepa.errors import VideoError
 from openvjepa.inference.timeline import Timeline
 from openvjepa.inference.windows import READ_BYTES
 from openvjepa.weights.files import whole_file
 
 # Of classes with a line of their own, and of the others.
-COLOURS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#06b6d4")
+COLORS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#06b6d4")
 OTHER = "#9ca3af"
 _BASE = Fraction(1, 90_000)  # unit of time of the copy, s
 _OPTIONS = {"preset": "veryfast", "crf": "20"}
 
 
-def main_colours(timeline: Timeline) -> dict[int, str]:
-    """Colours of the classes (by number) that have one of their own: those that are the likeliest longest come first."""
+def main_colors(timeline: Timeline) -> dict[int, str]:
+    """Colors of the classes (by number) that have one of their own: those that are the likeliest longest come first."""
     seconds = np.zeros(len(timeline.classes))
     for scene in timeline.scenes():
         if scene.label is not None:
             seconds[scene.label] += scene.end - scene.start
     order = np.lexsort((-timeline.mean, -seconds))
-    return {int(i): colour for i, colour in zip(order, COLOURS, strict=False)}
+    return {int(i): color for i, color in zip(order, COLORS, strict=False)}
 
 
 def draw_timeline(path: Path, timeline: Timeline) -> None:
@@ -43,22 +43,22 @@ def draw_timeline(path: Path, timeline: Timeline) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
-    colours = main_colours(timeline)
+    colors = main_colors(timeline)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     lines, band = figure.subplots(2, 1, sharex=True, height_ratios=(6, 1))
     middles = [(start + end) / 2 for start, end in timeline.spans]
     shares = timeline.probabilities.copy()
     shares[list(timeline.skipped)] = np.nan  # a gap
-    for label, colour in colours.items():
+    for label, color in colors.items():
         name = timeline.classes[label].replace("$", r"\$")
-        lines.plot(middles, shares[:, label], color=colour, label=name, marker="o" if len(middles) < 60 else None, ms=3)
+        lines.plot(middles, shares[:, label], color=color, label=name, marker="o" if len(middles) < 60 else None, ms=3)
     lines.set(ylim=(0, 1.02), ylabel="probability")
     lines.set_title(Path(timeline.path).name.replace("$", r"\$"), loc="left")
     lines.grid(alpha=0.2)
     lines.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     for scene in timeline.scenes():
-        colour = "white" if scene.label is None else colours.get(scene.label, OTHER)
-        band.axvspan(scene.start, scene.end, color=colour)
+        color = "white" if scene.label is None else colors.get(scene.label, OTHER)
+        band.axvspan(scene.start, scene.end, color=color)
     band.set(yticks=[], xlim=(0, timeline.duration), xlabel="seconds", ylabel="likeliest")
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
@@ -74,8 +74,8 @@ def annotate_video(path: Path, timeline: Timeline) -> None:
         CheckpointError: the copy cannot be written.
     """
     video = open_video(timeline.path, threads=usable_cores())
-    colours = main_colours(timeline)
-    write_video(path, _drawn(video, timeline, colours), video.times, fps=video.fps)
+    colors = main_colors(timeline)
+    write_video(path, _drawn(video, timeline, colors), video.times, fps=video.fps)
 
 
 def write_video(
@@ -106,7 +106,7 @@ def write_video(
     return path
 
 
-def _drawn(video: Video, timeline: Timeline, colours: dict[int, str]) -> Iterator[NDArray[np.uint8]]:
+def _drawn(video: Video, timeline: Timeline, colors: dict[int, str]) -> Iterator[NDArray[np.uint8]]:
     """Every frame with its caption, [H, W, 3], both sides even."""
     labels = timeline.labels
     for frame, time in zip(_frames(video), video.times, strict=True):
@@ -116,7 +116,7 @@ def _drawn(video: Video, timeline: Timeline, colours: dict[int, str]) -> Iterato
             yield even
         else:
             text = f"{timeline.classes[label]}  {timeline.probabilities[window, label]:.0%}"
-            yield caption(even, text, colours.get(label, OTHER))
+            yield caption(even, text, colors.get(label, OTHER))
 
 
 def _frames(video: Video) -> Iterator[NDArray[np.uint8]]:
@@ -133,8 +133,8 @@ def _frames(video: Video) -> Iterator[NDArray[np.uint8]]:
         last = frames[-1]
 
 
-def caption(frame: NDArray[np.uint8], text: str, colour: str) -> NDArray[np.uint8]:
-    """A copy of a frame [H, W, 3] with a line of text in its lower left corner, on a dark ground, beside a bar of a colour."""
+def caption(frame: NDArray[np.uint8], text: str, color: str) -> NDArray[np.uint8]:
+    """A copy of a frame [H, W, 3] with a line of text in its lower left corner, on a dark ground, beside a bar of a color."""
     height, width = frame.shape[:2]
     size = max(8, height // 14)
     font = ImageFont.load_default(size)
@@ -147,6 +147,6 @@ def caption(frame: NDArray[np.uint8], text: str, colour: str) -> NDArray[np.uint
     draw = ImageDraw.Draw(image)
     top = height - round(1.8 * size)
     draw.rectangle((0, top, font.getlength(text) + 1.6 * size, height), fill=(16, 20, 24))
-    draw.rectangle((0, top, size / 3, height), fill=colour)
+    draw.rectangle((0, top, size / 3, height), fill=color)
     draw.text((0.9 * size, top + 0.9 * size), text, font=font, fill="white", anchor="lm")
     return np.asarray(image)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openvjepa.errors import ConfigError
-from openvjepa.model.layers import CrossAttention, CrossAttentionBlock, heads_first
+from openvjepa.model.blocks.layers import CrossAttention, CrossAttentionBlock, heads_first
 from openvjepa.model.pooler import AttentiveClassifier
 from openvjepa.seeing.tokens import ClipTokens
 from openvjepa.weights.hub import LoadedModel

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from openvjepa.data.cores import usable_cores
-from openvjepa.data.video import open_video
+from openvjepa.data.media.video import open_video
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.features.encode import encode
 from openvjepa.seeing.pca import Moments

@@ -15,7 +15,7 @@ from torch import Tensor
 from openvjepa.data.transforms import normalize
 from openvjepa.errors import ConfigError
 from openvjepa.grid import TokenGrid
-from openvjepa.seeing.surprise import PredictiveModel, predicted_tokens, target_tokens
+from openvjepa.seeing.surprise.error import PredictiveModel, predicted_tokens, target_tokens
 from openvjepa.train.distributed import Runtime
 
 _LAMBDAS = torch.logspace(-8, 4, 49, dtype=torch.float64)  # over the mean eigenvalue of the Gram matrix

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openvjepa.data.clips import ClipSpec
+from openvjepa.data.media.video import Video, open_video
 from openvjepa.data.transforms import channels_first, eval_views, resize
-from openvjepa.data.video import Video, open_video
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.features.encode import encode
 from openvjepa.grid import TokenGrid

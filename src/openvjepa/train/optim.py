@@ -1,4 +1,4 @@
-"""AdamW, and all schedules of a run as pure functions of the step (spec section 4)."""
+"""AdamW, and all schedules of a run as pure functions of the step (Bardes et al. 2024, appendix)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from openvjepa.config import ClipProtocol
 from openvjepa.data.clips import read_clip
-from openvjepa.data.images import is_image
+from openvjepa.data.media.images import is_image
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import DataError
 from openvjepa.model.encoder import Encoder

@@ -18,9 +18,9 @@ from openvjepa.config import ENCODER_SIZES, ClipProtocol, ModelConfig, to_mappin
 from openvjepa.config.presets import PRESETS
 from openvjepa.errors import CheckpointError, shorten
 from openvjepa.model.action import ActionPredictor
+from openvjepa.model.blocks.positions import position_codes
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pixels import PixelEncoder, pixel_config, untrained
-from openvjepa.model.positions import position_codes
 from openvjepa.model.predictor import Predictor
 from openvjepa.train.checkpoint import checkpoint_path, list_checkpoints, load_newest
 from openvjepa.weights import registry

@@ -19,7 +19,7 @@ def memory_gb(config: ModelConfig) -> float:
     """Memory that an encoder needs for one clip in float32, GB: an estimate.
 
     PROCESS_GB + 4 bytes x (weights + SLACK x N x 2 (D + M)): the widest moment of a block is in its MLP, where each of the N
-    tokens has the residual stream and its normalised copy (D each), and the hidden layer before and after the GELU (M
+    tokens has the residual stream and its normalized copy (D each), and the hidden layer before and after the GELU (M
     each). No attention matrix is kept. `benchmarks/checkpoints.py` measures it.
     """
     dims = config.dims

@@ -14,7 +14,7 @@ from torch import Tensor
 from openvjepa.config import ENCODER_SIZES, from_mapping
 from openvjepa.config.ranges import Config, Few, Share
 from openvjepa.errors import CheckpointError, ConfigError, shorten
-from openvjepa.model.layers import CrossAttentionBlock, ProbeStyle
+from openvjepa.model.blocks.layers import CrossAttentionBlock, ProbeStyle
 from openvjepa.model.pooler import PROBE_EPS, AttentiveClassifier, GridClassifier, LinearClassifier
 from openvjepa.weights.files import converted_settings, load_strictly, read_container
 from openvjepa.weights.formats.meta import check_counts, strip_prefixes

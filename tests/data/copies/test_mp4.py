@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from openvjepa.data.copies.mp4 import write_mp4
-from openvjepa.data.video import open_video
+from openvjepa.data.media.video import open_video
 from openvjepa.errors import VideoError
 
 OPTIONS = {"preset": "veryfast", "crf": "10"}

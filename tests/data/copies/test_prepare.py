@@ -28,10 +28,10 @@ from openvjepa.config import DataConfig, MaskingConfig, ModelConfig, PrepareConf
 from openvjepa.data.copies import prepare as module
 from openvjepa.data.copies.prepare import PrepareReport, prepare
 from openvjepa.data.copies.transcode import copy_video
-from openvjepa.data.index import read_index
+from openvjepa.data.lists.index import read_index
 from openvjepa.data.loader import PretrainBatches
-from openvjepa.data.synthetic import write_video
-from openvjepa.data.video import open_video
+from openvjepa.data.media.video import open_video
+from openvjepa.data.rendered.synthetic import write_video
 from openvjepa.errors import ConfigError, DataError
 
 BARCODES = sorted((Path(__file__).parents[2] / "fixtures" / "video").iterdir())
@@ -93,8 +93,8 @@ def test_same_frames_at_the_same_times(tmp_path: Path, path: Path) -> None:
     assert small.fps == pytest.approx(original.fps)
     some = [0, 1, 100, 149, small.frame_count - 1]
     assert psnr(original.frames(some).frames, small.frames(some).frames) > 32
-    neighbours = [i + 1 if i < 150 else i - 1 for i in some]  # the bar code of a neighbour is far off
-    assert psnr(original.frames(neighbours).frames, small.frames(some).frames) < 28
+    neighbors = [i + 1 if i < 150 else i - 1 for i in some]  # the bar code of a neighbor is far off
+    assert psnr(original.frames(neighbors).frames, small.frames(some).frames) < 28
     assert max(np.diff(key_frames(copy))) <= 12
 
 
@@ -154,12 +154,12 @@ def test_rotated_video_becomes_upright(tmp_path: Path, degrees: int) -> None:
 
 
 @pytest.mark.parametrize(("format", "full"), [("yuvj420p", True), ("yuv420p", False), ("yuv444p", False)])
-def test_colours_stay(tmp_path: Path, format: str, full: bool) -> None:
-    """A grey ramp and strong colours, in the full or the limited range of values."""
+def test_colors_stay(tmp_path: Path, format: str, full: bool) -> None:
+    """A gray ramp and strong colors, in the full or the limited range of values."""
     ramp = np.zeros((4, 64, 256, 3), np.uint8)
     ramp[:, :32] = np.arange(256)[None, None, :, None]
-    for i, colour in enumerate([(220, 30, 30), (30, 200, 30), (30, 30, 220), (200, 200, 40)]):
-        ramp[:, 32:, 64 * i : 64 * i + 64] = colour
+    for i, color in enumerate([(220, 30, 30), (30, 200, 30), (30, 30, 220), (200, 200, 40)]):
+        ramp[:, 32:, 64 * i : 64 * i + 64] = color
     path = tmp_path / ("ramp.avi" if full else "ramp.mp4")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mjpeg" if full else "libx264", rate=5, options={} if full else {"crf": "1"})

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from openvjepa.config import ENCODER_SIZES, ModelConfig
 from openvjepa.errors import CheckpointError
+from openvjepa.model.blocks.positions import position_codes
 from openvjepa.model.encoder import Encoder
-from openvjepa.model.positions import position_codes
 from openvjepa.model.predictor import Predictor
 from openvjepa.weights.formats.meta import drop_unused_codes, infer_config, strip_prefixes
 

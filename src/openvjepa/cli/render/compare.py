@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from openvjepa.cli.console import say, show
 from openvjepa.config import CompareConfig
-from openvjepa.reports.compare import RunSummary, tables
+from openvjepa.reports.runs.compare import RunSummary, tables
 
 
 def compare(runs: Sequence[RunSummary], config: CompareConfig) -> None:

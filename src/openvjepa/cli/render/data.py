@@ -11,9 +11,9 @@ from rich.text import Text
 
 from openvjepa.cli.console import say, say_json, show
 from openvjepa.config import CheckConfig, PrepareConfig
-from openvjepa.data.check import CheckReport, counts
 from openvjepa.data.copies.prepare import PrepareReport
-from openvjepa.data.index import VideoIndex
+from openvjepa.data.lists.check import CheckReport, counts
+from openvjepa.data.lists.index import VideoIndex
 from openvjepa.errors import printable
 
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from openvjepa.cli.console import say, show
 from openvjepa.commands.demo import DemoResult
 from openvjepa.config import DemoConfig
-from openvjepa.reports.demo import lead
+from openvjepa.reports.runs.demo import lead
 
 
 def demo(result: DemoResult, config: DemoConfig) -> None:

@@ -8,7 +8,7 @@ from rich.table import Column, Table
 from openvjepa.cli.console import say, say_json, say_skipped, show
 from openvjepa.config import EvaluateConfig
 from openvjepa.inference.evaluation import EvaluateResult, Evaluation
-from openvjepa.reports.evaluate import share
+from openvjepa.reports.runs.evaluate import share
 
 
 def evaluate(result: EvaluateResult, config: EvaluateConfig) -> None:

@@ -9,9 +9,9 @@ from rich.table import Table
 from openvjepa.cli.console import say, say_skipped, show
 from openvjepa.commands.probe import ProbeResult
 from openvjepa.config import ProbeConfig
-from openvjepa.probing.low_shot import Share
-from openvjepa.reports.low_shot import share_text
-from openvjepa.reports.probe import headline, render
+from openvjepa.probing.search.low_shot import Share
+from openvjepa.reports.runs.low_shot import share_text
+from openvjepa.reports.runs.probe import headline, render
 
 
 def probe(result: ProbeResult, config: ProbeConfig) -> None:

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from openvjepa.cli.console import say, show
 from openvjepa.commands.surprise import SurpriseResult
 from openvjepa.config import SurpriseConfig
-from openvjepa.reports.surprise import MEASURES
+from openvjepa.reports.seeing.surprise import MEASURES
 
 
 def surprise(result: SurpriseResult, config: SurpriseConfig) -> None:

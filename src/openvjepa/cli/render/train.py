@@ -7,7 +7,7 @@ from rich.table import Table
 
 from openvjepa.cli.console import say, show
 from openvjepa.config import ClassifierConfig
-from openvjepa.reports.train import TrainResult
+from openvjepa.reports.runs.train import TrainResult
 
 
 def train(result: TrainResult, config: ClassifierConfig) -> None:

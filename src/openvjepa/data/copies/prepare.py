@@ -24,13 +24,13 @@ from openvjepa.atomic import replacing
 from openvjepa.config import PrepareConfig
 from openvjepa.data.copies.transcode import Facts, copy_picture, copy_video
 from openvjepa.data.cores import process_count
-from openvjepa.data.files import expanded
-from openvjepa.data.images import is_image
-from openvjepa.data.index import VideoIndex, read_index
 from openvjepa.data.lists.cells import csv_text
+from openvjepa.data.lists.index import VideoIndex, read_index
 from openvjepa.data.lists.tables import read_table
-from openvjepa.data.timestamps import pictures, table_of
-from openvjepa.data.video import MEDIA_EXTENSIONS
+from openvjepa.data.media.files import expanded
+from openvjepa.data.media.images import is_image
+from openvjepa.data.media.timestamps import pictures, table_of
+from openvjepa.data.media.video import MEDIA_EXTENSIONS
 from openvjepa.errors import DataError, VideoError, printable
 from openvjepa.progress import Meter
 

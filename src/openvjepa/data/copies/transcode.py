@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from openvjepa.atomic import replacing
-from openvjepa.data.container import decode, open_stream
 from openvjepa.data.copies.mp4 import write_mp4
-from openvjepa.data.images import read_image
-from openvjepa.data.timestamps import FOLDER_FPS, pictures
-from openvjepa.data.video import Video, open_video
+from openvjepa.data.media.container import decode, open_stream
+from openvjepa.data.media.images import read_image
+from openvjepa.data.media.timestamps import FOLDER_FPS, pictures
+from openvjepa.data.media.video import Video, open_video
 from openvjepa.errors import VideoError
 
 _MAX_LOST = 0.25  # share of a video's frames that may be replaced by their predecessor

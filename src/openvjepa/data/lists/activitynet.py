@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from openvjepa.data.files import why_not_readable
 from openvjepa.data.lists.folders import files_below
-from openvjepa.data.records import Row, VideoRecord
+from openvjepa.data.lists.records import Row, VideoRecord
+from openvjepa.data.media.files import why_not_readable
 from openvjepa.errors import DataError
 
 _log = logging.getLogger("openvjepa")

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from openvjepa.data.records import SPLITS, Row, VideoRecord
-from openvjepa.data.video import MEDIA_EXTENSIONS
+from openvjepa.data.lists.records import SPLITS, Row, VideoRecord
+from openvjepa.data.media.video import MEDIA_EXTENSIONS
 from openvjepa.errors import DataError
 
 _log = logging.getLogger("openvjepa")

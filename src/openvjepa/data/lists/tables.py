@@ -6,10 +6,10 @@ import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from openvjepa.data.files import expanded, why_not_readable
 from openvjepa.data.lists.cells import plain_cell
-from openvjepa.data.records import SPLITS, Row, VideoRecord, is_whole
-from openvjepa.data.video import MEDIA_EXTENSIONS
+from openvjepa.data.lists.records import SPLITS, Row, VideoRecord, is_whole
+from openvjepa.data.media.files import expanded, why_not_readable
+from openvjepa.data.media.video import MEDIA_EXTENSIONS
 from openvjepa.errors import DataError
 
 PATH_COLUMNS = ("path", "file", "filename", "video", "video_path")

@@ -1,4 +1,4 @@
-"""Masked prediction in feature space (Bardes et al. 2024, equation 1; spec section 4)."""
+"""Masked prediction in feature space (Bardes et al. 2024, section 3.1)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from openvjepa.config import ObjectiveConfig
 from openvjepa.grid import TokenGrid
+from openvjepa.model.blocks.layers import gather_tokens
 from openvjepa.model.encoder import Encoder
-from openvjepa.model.layers import gather_tokens
 from openvjepa.model.objectives.sigreg import token_sigreg
 from openvjepa.model.objectives.terms import Terms
 from openvjepa.model.predictor import Predictor
@@ -92,7 +92,7 @@ def prediction_loss(prediction: Tensor, target: Tensor, loss_exp: float, weight:
 
 
 def distance_weight(visible: Tensor, predicted: Tensor, grid: TokenGrid) -> Tensor:
-    """1 / sqrt(distance to the nearest predicted token) of every visible one, in tokens (spec vjepa21, section 4).
+    """1 / sqrt(distance to the nearest predicted token) of every visible one, in tokens (V-JEPA 2.1, dense loss).
 
     Args:
         visible: ids int64 [B, Ke].

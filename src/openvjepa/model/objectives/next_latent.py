@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from openvjepa.config import ModelConfig, ObjectiveConfig
 from openvjepa.errors import ConfigError
-from openvjepa.model.layers import Block
+from openvjepa.model.blocks.layers import Block
 from openvjepa.model.objectives.sigreg import random_directions, sigreg
 from openvjepa.model.objectives.statistics import Projector, batch_std
 from openvjepa.model.objectives.terms import Terms

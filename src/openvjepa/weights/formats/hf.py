@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from openvjepa.config import ModelConfig
 from openvjepa.config.protocol import FRAME_STEP
 from openvjepa.errors import CheckpointError, shorten
+from openvjepa.model.blocks.layers import ENCODER_EPS, CrossAttentionBlock
 from openvjepa.model.encoder import Encoder
-from openvjepa.model.layers import ENCODER_EPS, CrossAttentionBlock
 from openvjepa.model.pooler import AttentiveClassifier
 from openvjepa.model.predictor import Predictor
 from openvjepa.weights.files import read_tensors, write_file, write_tensors

@@ -11,7 +11,7 @@ from typing import Any
 from openvjepa.config import ENCODER_SIZES, ClipProtocol, ModelConfig
 from openvjepa.config.protocol import EVAL_MARGIN
 from openvjepa.errors import CheckpointError
-from openvjepa.model.layers import ENCODER_EPS, hidden_width
+from openvjepa.model.blocks.layers import ENCODER_EPS, hidden_width
 from openvjepa.model.pooler import AttentiveClassifier
 from openvjepa.weights.files import read_settings
 from openvjepa.weights.formats.meta import make_config

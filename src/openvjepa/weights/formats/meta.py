@@ -17,8 +17,8 @@ from torch import Tensor
 from openvjepa.config import ENCODER_SIZES, ModelConfig, from_mapping
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.grid import TokenGrid
-from openvjepa.model.layers import hidden_width
-from openvjepa.model.positions import axis_widths, sincos_2d, sincos_3d
+from openvjepa.model.blocks.layers import hidden_width
+from openvjepa.model.blocks.positions import axis_widths, sincos_2d, sincos_3d
 
 PREFIXES = ("module.", "backbone.")
 """Wrappers around V-JEPA modules: DistributedDataParallel and Meta's multi-mask wrapper."""

@@ -1,0 +1,1 @@
+"""Settings of pretraining: model, objectives, the run."""

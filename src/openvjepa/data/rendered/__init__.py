@@ -1,0 +1,1 @@
+"""Rendered videos with known labels."""

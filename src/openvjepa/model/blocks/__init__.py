@@ -1,0 +1,1 @@
+"""Transformer blocks, attention kernels and position codes."""

@@ -1,0 +1,1 @@
+"""Which classifier is the best, and how many labels are enough."""

@@ -1,0 +1,123 @@
+"""The result of `vjepa probe` as tables for a terminal and as report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from openvjepa.probing.probes import Outcome
+from openvjepa.probing.run import Probed
+from openvjepa.reports.runs import low_shot
+from openvjepa.reports import pages as report
+
+_NOTE = (
+    "Top-1 accuracy on the test videos, in percent, with intervals of 95 %. The saved probe is the one that is best on "
+    "validation. Baselines are read by the grid probe; a difference whose interval holds 0 may be chance."
+)
+
+
+def headline(probed: Probed, videos: int) -> str:
+    """What the saved probe scores, in one sentence."""
+    saved = probed.outcomes[probed.kind]
+    return f"{probed.kind} probe (chosen on validation): {with_interval(saved)} % of {videos} test videos"
+
+
+def with_interval(outcome: Outcome) -> str:
+    """Test accuracy with its interval, "82.1 (74 - 88)"."""
+    return f"{outcome.test_top1:.1f} ({outcome.metrics.top1_interval})"
+
+
+def render(probed: Probed, classes: int, chance: float, majority: float) -> Table:
+    """Accuracies as a table for a terminal."""
+    table = Table("probe", title=f"Top-1 accuracy in %, {classes} classes", title_justify="left")
+    top5 = any(outcome.test_top5 is not None for outcome in probed.outcomes.values())
+    for heading in ("val", "test (95 %)", *(["test top-5"] if top5 else []), "saved probe is better by"):
+        table.add_column(heading, justify="right")
+    table.add_column("chosen on val")
+    for name, outcome, gain, chosen in _rows(probed):
+        values = [f"{outcome.val_top1:.1f}", with_interval(outcome)]
+        values += [f"{outcome.test_top5:.1f}" if outcome.test_top5 is not None else ""] if top5 else []
+        table.add_row(name, *values, gain, chosen)
+    blank = [""] if top5 else []
+    gain = str(probed.differences["majority class"])
+    table.add_row("majority class", "", f"{majority:.1f}", *blank, gain, "")
+    table.add_row("chance level", "", f"{chance:.1f}", *blank, "", "")
+    return table
+
+
+def _rows(probed: Probed) -> Iterator[tuple[str, Outcome, str, str]]:
+    """Of probes and baselines: name, outcome, lead of the saved probe, settings."""
+    for kind, outcome in probed.outcomes.items():
+        saved = kind == probed.kind and outcome.module is not None
+        yield f"{kind} (saved)" if saved else kind, outcome, "", _chosen(outcome)
+    for name, outcome in probed.baselines.items():
+        yield f"{name} (grid)", outcome, str(probed.differences[name]), _chosen(outcome)
+
+
+def _chosen(outcome: Outcome) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in outcome.chosen.items())
+
+
+def section(probed: Probed, chance: float, majority: float, warnings: Sequence[str]) -> report.Section:
+    """Accuracies, intervals, baselines and what may be wrong, as a section of a report."""
+    head = (
+        "",
+        "validation %",
+        "test % (95 %)",
+        "class mean %",
+        "ECE % before / after",
+        "saved probe is better by",
+        "chosen",
+    )
+    rows = [
+        (
+            name,
+            f"{outcome.val_top1:.1f}",
+            with_interval(outcome),
+            f"{outcome.metrics.mean_class:.1f}",
+            "–" if outcome.uncalibrated is None else f"{outcome.uncalibrated.ece:.1f} / {outcome.metrics.ece:.1f}",
+            gain,
+            chosen,
+        )
+        for name, outcome, gain, chosen in _rows(probed)
+    ]
+    rows.append(("majority class", "", f"{majority:.1f}", "", "", str(probed.differences["majority class"]), ""))
+    rows.append(("chance level", "", f"{chance:.1f}", "", "", "", ""))
+    notes = "".join(report.paragraph(f"Warning: {text}.") for text in warnings)
+    return report.Section("Accuracy", report.paragraph(_NOTE) + notes + report.plain_table(head, rows))
+
+
+def write_report(
+    folder: Path,
+    probed: Probed,
+    results: Mapping[str, Any],
+    *,
+    warnings: Sequence[str],
+    more: Sequence[report.Section] = (),
+) -> None:
+    """Write report.html.
+
+    Args:
+        folder: where to.
+        probed: what was found.
+        results: as results.json holds it.
+        warnings: what may be wrong with the result.
+        more: sections after the accuracies.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    matrices = {kind: (outcome.confusion, results["classes"]) for kind, outcome in probed.outcomes.items()}
+    names = ("model", "source", "label", "videos", "seed", "seconds", "clips", "skipped", "versions")
+    sections = [
+        section(probed, results["chance"], results["majority"], warnings),
+        *more,
+        *([low_shot.section(probed.shares)] if probed.shares else []),
+        report.confusion_matrices(matrices),
+        report.run_facts({name: results[name] for name in names}),
+    ]
+    lead = f"Frozen features of {results['model']}, {headline(probed, results['videos']['test'])}."
+    report.write_report(folder / "report.html", "Probe", sections, lead=lead)

@@ -1,0 +1,1 @@
+"""Label propagation and its metrics."""
