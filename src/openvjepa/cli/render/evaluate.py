@@ -22,16 +22,20 @@ def evaluate(result: EvaluateResult, config: EvaluateConfig) -> None:
         title_justify="left",
     )
     large = result.evaluations[0].metrics.top5 is not None
-    headings = ("top-1 %", *(["top-5"] if large else []), "class mean", "ECE %", "log loss")
+    headings = ("top-1 %", "95 %", *(["top-5"] if large else []), "class mean", "ECE %", "log loss")
     for heading in (*headings, "passes", "s/video", "s/pass"):
         table.add_column(heading, justify="right")
     for evaluation in result.evaluations:
         s = evaluation.metrics
         figures = [s.top1, *([s.top5] if large else []), s.mean_class, s.ece]
         cost = (str(evaluation.passes), f"{evaluation.seconds_per_video:.3g}", f"{evaluation.seconds_per_clip:.3g}")
-        table.add_row(escape(evaluation.name), *(f"{value:.1f}" for value in figures), f"{s.log_loss:.3f}", *cost)
+        first, *others = (f"{value:.1f}" for value in figures)
+        row = (first, str(s.top1_interval), *others, f"{s.log_loss:.3f}", *cost)
+        table.add_row(escape(evaluation.name), *row)
     show(table)
     show(_class_table(result.evaluations[-1]))
+    for (ours, theirs), lead in result.differences.items():
+        say(f"{ours} - {theirs}: {lead} points, p = {lead.p_value:.2g}")
     say_skipped(result.skipped)
     notes = [f"{len(result.skipped)} cannot be read"] if result.skipped else []
     notes += (

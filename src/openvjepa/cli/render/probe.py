@@ -11,17 +11,35 @@ from openvjepa.commands.probe import ProbeResult
 from openvjepa.config import ProbeConfig
 from openvjepa.probing.search.low_shot import Share
 from openvjepa.reports.runs.low_shot import share_text
-from openvjepa.reports.runs.probe import headline, render
+from openvjepa.reports.runs.probe import headline, table_rows, with_interval
 
 
 def probe(result: ProbeResult, config: ProbeConfig) -> None:
     """The accuracies as a table, with few labels too if they were asked for, and what could not be read."""
-    show(render(result.probed, len(result.classes), result.chance, result.majority))
+    show(_accuracies(result))
     if result.shares:
         show(_low_shot(result.shares))
     say_skipped(result.skipped)
     counts = ", ".join(f"{count} {name}" for name, count in result.videos.items())
-    say(f"{headline(result.probed, result.videos['test'])}; videos: {counts}; results in {result.out}")
+    say(f"{headline(result.probed, result.videos['test'])}\nvideos: {counts}; results in {result.out}")
+
+
+def _accuracies(result: ProbeResult) -> Table:
+    """Probes, baselines, and by how much the saved probe is better."""
+    probed = result.probed
+    table = Table("probe", title=f"Top-1 accuracy in %, {len(result.classes)} classes", title_justify="left")
+    top5 = any(outcome.test_top5 is not None for outcome in probed.outcomes.values())
+    for heading in ("val", "test (95 %)", *(["test top-5"] if top5 else []), "saved probe is better by"):
+        table.add_column(heading, justify="right")
+    table.add_column("chosen on val")
+    for name, outcome, gain, chosen in table_rows(probed):
+        values = [f"{outcome.val_top1:.1f}", with_interval(outcome)]
+        values += [f"{outcome.test_top5:.1f}" if outcome.test_top5 is not None else ""] if top5 else []
+        table.add_row(name, *values, gain, chosen)
+    blank, gain = [""] if top5 else [], str(probed.differences["majority class"])
+    table.add_row("majority class", "", f"{result.majority:.1f}", *blank, gain, "")
+    table.add_row("chance level", "", f"{result.chance:.1f}", *blank, "", "")
+    return table
 
 
 def _low_shot(shares: Sequence[Share]) -> Table:

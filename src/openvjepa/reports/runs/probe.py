@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from openvjepa.probing.probes import Outcome
 from openvjepa.probing.run import Probed
 from openvjepa.reports.runs import low_shot
@@ -30,25 +28,7 @@ def with_interval(outcome: Outcome) -> str:
     return f"{outcome.test_top1:.1f} ({outcome.metrics.top1_interval})"
 
 
-def render(probed: Probed, classes: int, chance: float, majority: float) -> Table:
-    """Accuracies as a table for a terminal."""
-    table = Table("probe", title=f"Top-1 accuracy in %, {classes} classes", title_justify="left")
-    top5 = any(outcome.test_top5 is not None for outcome in probed.outcomes.values())
-    for heading in ("val", "test (95 %)", *(["test top-5"] if top5 else []), "saved probe is better by"):
-        table.add_column(heading, justify="right")
-    table.add_column("chosen on val")
-    for name, outcome, gain, chosen in _rows(probed):
-        values = [f"{outcome.val_top1:.1f}", with_interval(outcome)]
-        values += [f"{outcome.test_top5:.1f}" if outcome.test_top5 is not None else ""] if top5 else []
-        table.add_row(name, *values, gain, chosen)
-    blank = [""] if top5 else []
-    gain = str(probed.differences["majority class"])
-    table.add_row("majority class", "", f"{majority:.1f}", *blank, gain, "")
-    table.add_row("chance level", "", f"{chance:.1f}", *blank, "", "")
-    return table
-
-
-def _rows(probed: Probed) -> Iterator[tuple[str, Outcome, str, str]]:
+def table_rows(probed: Probed) -> Iterator[tuple[str, Outcome, str, str]]:
     """Of probes and baselines: name, outcome, lead of the saved probe, settings."""
     for kind, outcome in probed.outcomes.items():
         saved = kind == probed.kind and outcome.module is not None
@@ -82,7 +62,7 @@ def section(probed: Probed, chance: float, majority: float, warnings: Sequence[s
             gain,
             chosen,
         )
-        for name, outcome, gain, chosen in _rows(probed)
+        for name, outcome, gain, chosen in table_rows(probed)
     ]
     rows.append(("majority class", "", f"{majority:.1f}", "", "", str(probed.differences["majority class"]), ""))
     rows.append(("chance level", "", f"{chance:.1f}", "", "", "", ""))
