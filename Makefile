@@ -12,7 +12,7 @@ demo: $(VENV)/.installed  ## render, pretrain, probe, predict; writes runs/demo/
 	$(PY) -m openvjepa demo
 
 test: $(VENV)/.installed  ## the tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist worksteal
 
 check: $(VENV)/.installed  ## lint, formatting, types, import directions
 	$(PY) -m ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.model.encoder import Encoder, create_model
 from openvjepa.model.jepa import JEPA
 from openvjepa.weights.hub import save_model
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
 
 TINY = ModelConfig(arch="vit_femto", img_size=32, patch_size=16, num_frames=4, embed_dim=24, depth=2, num_heads=3)
 TINY_PREDICTIVE = ModelConfig(
