@@ -219,7 +219,7 @@ def test_a_probe_on_images_alone_uses_their_path(image_model: tuple[Encoder, Pat
             path = tmp_path / "pictures" / label / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((32, 32, 3), 60 * i, np.uint8)).save(path)
-    settings: dict[str, Any] = {"kinds": ("linear",), "train_views": 2, "epochs": 1, "workers": 0}
+    settings: dict[str, Any] = {"kinds": ("linear",), "train_views": 2, "epochs": 1, "workers": 0, "baselines": False}
     out = tmp_path / "probe"
     probe(ProbeConfig(model=str(image_model[1]), source=str(tmp_path / "pictures"), out=str(out), **settings))
     assert load_classifier(out).plan.spec.num_frames == 1

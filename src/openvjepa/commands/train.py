@@ -25,7 +25,7 @@ from openvjepa.probing.search.candidates import (
     final_probe,
     learning_curve,
 )
-from openvjepa.probing.search.crossval import suspicious_labels
+from openvjepa.probing.search.crossval import Suspicion, suspicious_labels
 from openvjepa.reports.runs.train import TrainResult, write_training
 from openvjepa.train.distributed import Runtime, make_runtime
 from openvjepa.weights.files import write_file
@@ -35,6 +35,7 @@ from openvjepa.weights.registry import list_models
 
 RUN_FILES = ("results.json", "config.yaml", SPLITS_FILE, "report.html", "model.safetensors", "model.yaml")
 BASELINES = ("pixels", "untrained:nano")
+RELIABLE = 75.0  # accuracy, percent, from which a classifier's disagreement says something about a label
 
 log = logging.getLogger("openvjepa")
 
@@ -80,11 +81,18 @@ def train_classifier(config: ClassifierConfig) -> TrainResult:
         not_tried=skipped,
         skipped=best.features.skipped | test.skipped,
         curve=learning_curve(best, chosen, config),
-        suspicions=tuple(suspicious_labels(np.nan_to_num(chosen.result.probabilities), best.labels)),
+        suspicions=_suspicions(chosen, best),
         seconds=time.monotonic() - started,
     )
     _write(config, result, best)
     return result
+
+
+def _suspicions(chosen: Candidate, best: Encoded) -> tuple[Suspicion, ...]:
+    """Likely wrong labels; none where the classifier itself is too often wrong to tell."""
+    if chosen.result.mean < RELIABLE:
+        return ()
+    return tuple(suspicious_labels(np.nan_to_num(chosen.result.probabilities), best.labels))
 
 
 def _search(
