@@ -118,15 +118,16 @@ class PretrainBatches(Dataset[Batch]):
         worker's border, torch adds its traceback to the message.
         """
         try:
-            batch = self._batch(item)
+            batch = self.batch(item)
             if self.images is not None:
-                batch["images"] = self.images._batch(item)
+                batch["images"] = self.images.batch(item)
                 batch["bad"] |= batch["images"].pop("bad")
             return batch
         except OpenVJEPAError as error:
             return {"error": error}
 
-    def _batch(self, item: int) -> Batch:
+    def batch(self, item: int) -> Batch:
+        """As `__getitem__`, without the images, and raising errors."""
         step, part = divmod(item, self.accumulate)
         batch_size = self.micro_batch * self.accumulate * self.world_size
         first = (part * self.world_size + self.rank) * self.micro_batch

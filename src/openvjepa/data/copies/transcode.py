@@ -140,7 +140,7 @@ def _decoded(video: Video, errors: list[str]) -> Iterator[tuple[int, av.VideoFra
     if files := pictures(video.path):
         yield from _shown(files, errors)
         return
-    numbers = None if video._pts is None else {int(pts): number for number, pts in enumerate(video._pts)}
+    numbers = None if video.pts is None else {int(pts): number for number, pts in enumerate(video.pts)}
     least = 0
     with open_stream(video.path, 1) as (container, stream):
         for count, frame in enumerate(decode(container, stream, errors=errors)):

@@ -83,7 +83,7 @@ class Video:
     ) -> None:
         self.path, self.is_image, self.threads = str(path), is_image(path), threads
         table = table_of(self.path, stamp_of(Path(path)))
-        self._pts = table.pts
+        self.pts = table.pts
         self._first, last = 0, len(table.times)
         if start is not None or end is not None:
             self._first, last = self._part(table, 0.0 if start is None else start, math.inf if end is None else end)
@@ -135,7 +135,7 @@ class Video:
         wanted = sorted(set(indices))
         if files := pictures(self.path):
             found = dict(read_images([(i, files[i]) for i in wanted], short_side=short_side))
-        elif self._pts is None:
+        elif self.pts is None:
             found = self._decode_in_order(wanted, _ToRGB(short_side))
         else:
             found = self._decode_by_pts(wanted, _ToRGB(short_side))
@@ -169,8 +169,8 @@ class Video:
         return found
 
     def _decode_by_pts(self, wanted: list[int], rgb: _ToRGB, *, skip: bool = True) -> dict[int, NDArray[np.uint8]]:
-        assert self._pts is not None
-        by_pts = {int(self._pts[i]): i for i in wanted}
+        assert self.pts is not None
+        by_pts = {int(self.pts[i]): i for i in wanted}
         first, best = min(by_pts), {}
         with open_stream(self.path, self.threads) as (container, stream):
             guard = round(_GUARD_SECONDS / float(stream.time_base))

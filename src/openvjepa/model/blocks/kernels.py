@@ -96,7 +96,7 @@ def chunked_backward(
         _attend(queries[pairs], keys[pairs], bias, errors, weights)
         torch.bmm(weights.transpose(1, 2), grads[pairs], out=dv[pairs])
         torch.bmm(grads[pairs], values[pairs].transpose(1, 2), out=errors)
-        torch._softmax_backward_data(errors, weights, -1, weights.dtype, grad_input=errors)  # pyright: ignore
+        torch._softmax_backward_data(errors, weights, -1, weights.dtype, grad_input=errors)  # pyright: ignore  # noqa: SLF001
         _scaled_product(errors, keys[pairs], scale, dq[pairs])
         _scaled_product(errors.transpose(1, 2), queries[pairs], scale, dk[pairs])
     return dq.view(q.shape), dk.view(k.shape), dv.view(v.shape)
