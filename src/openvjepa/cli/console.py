@@ -62,7 +62,7 @@ class _Handler(logging.Handler):
     """Messages of the library as lines on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = printable(record.getMessage())
+        text = "\n".join(printable(line) for line in record.getMessage().split("\n"))
         print(text if record.levelno < logging.WARNING else f"vjepa: {record.levelname.lower()}: {text}",
               file=sys.stderr, flush=True)  # fmt: skip
 

@@ -17,6 +17,7 @@ from openvjepa.errors import ConfigError, DataError
 from openvjepa.features.cache import encode_index
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.inference.classifier import VideoClassifier, save_classifier
+from openvjepa.metrics import Groups
 from openvjepa.probing.search.candidates import (
     Candidate,
     Encoded,
@@ -64,6 +65,7 @@ def train_classifier(config: ClassifierConfig) -> TrainResult:
         test = encode_index(encoder, splits["test"], best.plan, settings, out / "features", name="test videos")
     index = replace(splits["test"], records=tuple(splits["test"].records[i] for i in test.kept))
     outcome = final_probe(best, chosen.result.kind, config, test.x, np.array(index.labels, dtype=np.int64))
+    outcome = outcome.with_groups(_groups(index))
     used = {
         "train": replace(best.index, records=best.index.records[: best.train]),
         "val": replace(best.index, records=best.index.records[best.train :]),
@@ -86,6 +88,12 @@ def train_classifier(config: ClassifierConfig) -> TrainResult:
     )
     _write(config, result, best)
     return result
+
+
+def _groups(index: VideoIndex) -> Groups | None:
+    """Group of each video; None where a video has none."""
+    found = [record.group for record in index.records]
+    return None if any(group is None for group in found) else np.array(found)
 
 
 def _suspicions(chosen: Candidate, best: Encoded) -> tuple[Suspicion, ...]:

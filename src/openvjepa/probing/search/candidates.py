@@ -65,6 +65,12 @@ class Encoded:
         return np.array(self.index.labels, dtype=np.int64)
 
     @property
+    def groups(self) -> list[str] | None:
+        """Person, camera or source of each video; None where a video has none."""
+        found = [record.group for record in self.index.records]
+        return None if any(group is None for group in found) else [str(group) for group in found]
+
+    @property
     def grid(self) -> TokenGrid:
         """Of the tokens of a clip."""
         config = self.model.config
@@ -116,21 +122,18 @@ def _estimate(model: LoadedModel, pool: VideoIndex, plan: ClipPlan, settings: En
     return (time.monotonic() - started) / len(some) * len(pool)
 
 
-def compare_kinds(
-    encoded: Encoded, config: ClassifierConfig, *, deadline: float, groups: Sequence[str] | None = None
-) -> list[Candidate]:
+def compare_kinds(encoded: Encoded, config: ClassifierConfig, *, deadline: float) -> list[Candidate]:
     """Cross-validate every kind of classifier on one encoder; kinds that come after the deadline are left out.
 
-    Where a class has too few videos for cross-validation, the validation videos choose.
+    Groups are never divided. Where a class has too few videos (or groups) for cross-validation, the validation videos choose.
 
     Args:
         encoded: features of the training and validation videos.
         config: kinds, folds, seed.
         deadline: on the monotonic clock, s.
-        groups: of each video, never divided.
     """
     y = encoded.labels
-    folds = make_folds(y, config.folds, config.seed, groups)
+    folds = make_folds(y, config.folds, config.seed, encoded.groups)
     found = []
     for kind in config.kinds:
         if found and time.monotonic() > deadline:
@@ -190,7 +193,7 @@ def final_probe(encoded: Encoded, kind: str, config: ClassifierConfig, test_x: n
 
 def learning_curve(encoded: Encoded, best: Candidate, config: ClassifierConfig) -> dict[float, float]:
     """Cross-validated accuracy by share of the training videos, the last that of all; empty without cross-validation."""
-    folds = make_folds(encoded.labels, config.folds, config.seed)
+    folds = make_folds(encoded.labels, config.folds, config.seed, encoded.groups)
     if not folds:
         return {}
     curve = {share: _cross_validated(encoded, folds, best.result.kind, config.seed, share).mean for share in FRACTIONS}
