@@ -375,9 +375,9 @@ def test_print_config_prints_what_would_be_done_and_does_nothing(tmp_path: Path)
 
 def test_help_says_what_every_option_is() -> None:
     out = " ".join(vjepa("pretrain", "--help").stdout.split())
-    assert "--preset NAME Start from a recipe" in out
+    assert "--preset NAME Preset to start from" in out
     assert ", ".join(PRESETS) in out
-    assert "--precision {auto,fp32,bf16} auto: bf16 autocast where the hardware has it. (default: auto)" in out
+    assert "--precision {auto,fp32,bf16} auto: bf16 autocast if the hardware supports it, else fp32. (default: auto)" in out
     assert "model options:" in out
     for verb in VERBS:
         for flag in flags_of(find(verb.config)):

@@ -46,7 +46,7 @@ def test_every_preset_survives_yaml(name: str, tmp_path: Path) -> None:
         ({"modle": {}}, "modle"),
         ({"model": {"arhc": "vit_tiny"}}, "model.arhc"),
         ({"model": {"arch": "vit_enormous"}}, "vit_enormous"),
-        ({"model": {"embed_dim": 100}}, "does not divide by its 3 attention heads"),
+        ({"model": {"embed_dim": 100}}, "is not divisible by its 3 attention heads"),
         ({"model": {"img_size": 100}}, "does not divide into tubelets of 2 frames and patches of 16 px"),
         ({"model": {"num_frames": 15}}, "does not divide"),
         ({"train": {"steps": "many"}}, "train.steps"),

@@ -121,15 +121,15 @@ BASE = {"arch": "vit_femto", "img_size": 32, "num_frames": 4, "levels": (1, 3), 
     ("values", "message"),
     [
         ({"num_heads": 2.5, "embed_dim": 100}, "num_heads 2.5: give a whole number from 1 to 1024"),
-        ({"mlp_ratio": 0.005}, "mlp_ratio 0.005 leaves the MLP no channels"),
+        ({"mlp_ratio": 0.005}, "mlp_ratio 0.005 is too small"),
         ({"num_frames": 1, "embed_dim": 98, "num_heads": 1, "levels": ()}, "embed_dim 98: .* a multiple of 4"),
         ({"uniform_power": False, "predictor_embed_dim": 12}, "predictor_embed_dim 12: .* a multiple of 8"),
-        ({"positions": "rope", "num_heads": 32}, "embed_dim 96 has heads of 3 channels: .* even number, at least 6"),
+        ({"positions": "rope", "num_heads": 32}, "embed_dim 96 has heads of 3 channels: .* even number of at least 6"),
         (
             {"positions": "rope", "interpolate_rope": True, "patch_size": 256, "img_size": 256},
-            "patch_size 256: interpolate_rope works with patches up to 128 px",
+            "patch_size 256: interpolate_rope supports patches of up to 128 px",
         ),
-        ({"img_size": 16384, "patch_size": 8}, "a clip of 8388608 tokens"),
+        ({"img_size": 16384, "patch_size": 8}, "a clip has 8388608 tokens"),
         ({"arch": "x" * 10_000}, "is unknown: choose from vit_femto"),
     ],
 )
@@ -156,7 +156,7 @@ def test_what_a_range_says() -> None:
         ({"share": 1.0}, "share 1: give a number above 0, below 1"),
         ({"share": 0}, "share 0: give a number above 0, below 1"),
         ({"share": "a"}, "share 'a' is not a number"),
-        ({"span": (0.5, 0.2)}, "span 0.5, 0.2: give the smaller number first"),
+        ({"span": (0.5, 0.2)}, "span 0.5, 0.2: the first number must not be larger than the second"),
     ):
         with pytest.raises(ConfigError) as caught:
             Sizes(**values)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Configurations as flags: one for each field, of nested configurations and parts too, without a prefix."""
+"""Command-line flags from configurations: one per field, including nested configurations, without prefixes."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Flag:
     """One field of a configuration, as it is written on the command line."""
 
     name: str
-    """Of the field."""
+    """Name of the field."""
     hint: Any
     """Type of the field, without ranges."""
     default: Any
-    """dataclasses.MISSING: must be given."""
+    """Default; dataclasses.MISSING if the option is required."""
     help: str
     group: str
-    """Title under which help lists it; "": the command's own settings."""
+    """Title of its group in the help; "": settings of the command itself."""
     about: str
-    """What the group is, in one line."""
+    """One-line description of the group."""
 
     @property
     def option(self) -> str:
@@ -74,7 +74,7 @@ class Flag:
 
     @property
     def metavar(self) -> str:
-        """What help shows for a value."""
+        """Placeholder of the value in the help."""
         leaves = [leaf for shape in self.shapes if shape is not type(None) for leaf in _entries(shape)]
         return _shown(leaves[0]) if get_origin(leaves[0]) is Literal else _EACH.get(leaves[0], "TEXT")
 
@@ -82,7 +82,7 @@ class Flag:
         """The value of the field from what was written.
 
         Raises:
-            ConfigError: it has not the type of the field, or is not among the choices.
+            ConfigError: the value does not have the type of the field, or is not among the choices.
         """
         if self.may_be_none and list(tokens) == ["None"]:
             return None

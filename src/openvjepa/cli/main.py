@@ -1,4 +1,4 @@
-"""`vjepa <verb>`: finds the command, reads its configuration, runs it, shows its result, and gives the exit status."""
+"""Entry point of `vjepa`: parses the command line, runs the command, shows its result and returns the exit status."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Returns:
-        The exit status: 0 done; 1 failed; 2 the command line is wrong (an unknown option, a value out of its range, a preset or
-        configuration file that cannot be read); 130 interrupted.
+        The exit status: 0 success; 1 failure; 2 usage error (an unknown option, a value out of its range, a preset or
+        configuration file that cannot be read); 128 + signal number after a signal (Ctrl-C: 130).
     """
     console.survive_any_character()
     args = list(sys.argv[1:] if argv is None else argv)
@@ -90,14 +90,14 @@ def _overview(verbs: Sequence[Verb], *, asked: bool) -> int:
     lines = [
         "usage: vjepa COMMAND ...",
         "",
-        "V-JEPA for the computer you have: pretrain, probe and predict with video.",
+        "V-JEPA for the computer you have: pretrain video encoders, train classifiers, visualize features.",
         "",
         *(f"  {verb.words:<{width}}  {verb.summary}" for verb in verbs),
         "",
         "examples:",
         *(f"  {verb.examples[0]}" for verb in verbs),
         "",
-        "`vjepa COMMAND --help` shows the options of a command; `vjepa --version` the version.",
+        "`vjepa COMMAND --help` shows the options of a command; `vjepa --version` shows the version.",
     ]
     if asked:
         console.say("\n".join(lines))
@@ -117,7 +117,7 @@ def _failed(error: BaseException, status: int) -> int:
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, MemoryError):
-        return "out of memory: choose a smaller batch, clip or model, or do without --cache"
+        return "out of memory: choose a smaller batch, clip or model, or leave out --cache"
     if isinstance(error, OSError):
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         return f"{error.filename}: {reason}" if error.filename else reason

@@ -1,7 +1,7 @@
 """A command line as a configuration.
 
-argparse splits the words and writes the help; what words mean is decided by the types of the fields (`flags`). Whatever is
-wrong is a ConfigError of one line.
+argparse splits the arguments and formats the help; the types of the fields define how values are parsed (`flags`). Every usage
+error is a ConfigError of one line.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -24,13 +25,13 @@ from openvjepa.errors import ConfigError
 
 @dataclass(frozen=True)
 class Request:
-    """What a command line asks for."""
+    """A parsed command line."""
 
     config: Any
     print_config: bool
-    """Show the configuration, and do nothing else."""
+    """Print the configuration and exit."""
     notes: tuple[str, ...] = ()
-    """What to warn of."""
+    """Warnings."""
 
 
 def parse(verb: Verb, args: Sequence[str]) -> Request:
@@ -41,7 +42,7 @@ def parse(verb: Verb, args: Sequence[str]) -> Request:
         args: what follows its words.
 
     Raises:
-        ConfigError: an option is unknown, a value is wrong, the base cannot be read, or settings are impossible together.
+        ConfigError: an option is unknown, a value is invalid, the base cannot be read, or settings contradict each other.
     """
     kind = find(verb.config)
     words = list(args)
@@ -65,7 +66,7 @@ def parse(verb: Verb, args: Sequence[str]) -> Request:
     missing = [flag for flag in flags if flag.default is dataclasses.MISSING and flag.name not in values]
     if missing:
         names = [flag.name.upper() if flag.name in verb.positional else flag.option for flag in missing]
-        raise ConfigError(f"{' and '.join(names)} must be given: `vjepa {verb.words} --help` shows how")
+        raise ConfigError(f"{' and '.join(names)} must be given: see `vjepa {verb.words} --help`")
     return Request(build(kind, values, base), "print_config" in given, tuple(notes))
 
 
@@ -75,7 +76,7 @@ def help_of(verb: Verb) -> str:
 
 
 def _base(verb: Verb, kind: type[Any], given: dict[str, Any]) -> Any:
-    """What `--preset` or `--config` says to start from; both are taken out of what is given."""
+    """The base configuration from `--preset` or `--config`; removes both from `given`."""
     preset, file = given.pop("preset", None), given.pop("config", None)
     if preset is not None and file is not None:
         raise ConfigError("give --preset or --config, not both")
@@ -90,7 +91,7 @@ def _base(verb: Verb, kind: type[Any], given: dict[str, Any]) -> Any:
 
 
 def _assigned(verb: Verb, flags: Sequence[Flag], words: Sequence[str]) -> dict[str, list[str]]:
-    """Words that were given without a flag, by field."""
+    """Positional arguments by field."""
     several = {flag.name: flag.several for flag in flags}
     assigned: dict[str, list[str]] = {}
     left = list(words)
@@ -108,7 +109,7 @@ def _value(flag: Flag, given: Any) -> Any:
 
 
 def _unknown(word: str, flags: Sequence[Flag], verb: Verb) -> str:
-    """What to say of an option that there is not."""
+    """The error message for an unknown option."""
     name = word.partition("=")[0]
     known = [flag.option for flag in flags if flag.name not in verb.positional]
     known += [f"--no-{option[2:]}" for option in known] if name.startswith("--no-") else []
@@ -189,12 +190,14 @@ def _add_common(parser: argparse.ArgumentParser, verb: Verb) -> None:
     group = parser.add_argument_group("configuration options")
     if verb.presets:
         names = ", ".join(find(verb.presets))
-        group.add_argument("--preset", metavar="NAME", help=f"Start from a recipe; other options override it: {names}.")
-    text = "Start from a YAML file, such as a run folder's config.yaml; other options override it."
+        group.add_argument(
+            "--preset", metavar="NAME", help=f"Preset to start from; other options override it. One of {names}."
+        )
+    text = "YAML file to start from, such as the config.yaml of a run folder; other options override it."
     group.add_argument("--config", metavar="FILE", help=text)
-    text = "Print the configuration that results as YAML, and do nothing else."
+    text = "Print the resulting configuration as YAML and exit."
     group.add_argument("--print-config", action="store_true", help=text)
-    group.add_argument("-h", "--help", action="store_true", help="Show this text.")
+    group.add_argument("-h", "--help", action="store_true", help="Show this help and exit.")
 
 
 def _usage(verb: Verb, flags: Sequence[Flag]) -> str:
@@ -229,7 +232,10 @@ def _escaped(text: str) -> str:
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Options with their values once, and long option names on a line of their own."""
+    """Options with their values once, long option names on a line of their own, and no line breaks within names."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:

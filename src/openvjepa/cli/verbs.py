@@ -1,6 +1,6 @@
-"""The commands: what each does, what it can be told, and what runs it.
+"""The table of commands: summary, examples, configuration, function and renderer.
 
-Everything is named by text and imported when the command is called, so that help comes at once.
+Modules are named by strings and imported when the command is called, so that `--help` stays fast.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Verb:
 
     words: str
     summary: str
-    """What it does, in one line."""
+    """One line for the help."""
     examples: tuple[str, ...]
     config: str
     """Place of the dataclass whose fields are its flags."""
@@ -48,21 +48,21 @@ class Verb:
     positional: tuple[str, ...] = ()
     """Fields that are given without a flag."""
     needed: tuple[str, ...] = ()
-    """Fields without which the command does nothing, though their default is empty: shown in the usage."""
+    """Required fields whose default is empty; shown in the usage."""
     presets: str | None = None
-    """Place of the named bases, where there are any."""
+    """Place of the presets, if any."""
     render: str | None = None
     """Place of the function that shows the result, called with it and the configuration; None: nothing is shown."""
     status: Callable[[Any], int] = done
     """What the function returns -> exit status."""
     hidden: tuple[str, ...] = ()
-    """Options of version 0.1 that `old_order` still understands."""
+    """Deprecated options of version 0.1, handled by `old_order`."""
     old_order: Callable[[list[str], dict[str, Any]], tuple[list[str], list[str]]] | None = None
-    """Reads the order of arguments of version 0.1: (words without a flag, what is given by field) -> (words, warnings)."""
+    """Handles the argument order of version 0.1: (positional arguments, values by field) -> (arguments, warnings)."""
 
 
 def find(place: str) -> Any:
-    """What is at a place."""
+    """Import the object at a place."""
     module, _, name = place.partition(":")
     return getattr(import_module(f"openvjepa.{module}"), name)
 
@@ -70,7 +70,7 @@ def find(place: str) -> Any:
 VERBS = (
     Verb(
         "demo",
-        "Render moving shapes, pretrain, probe, predict, and write a report: everything once, small.",
+        "Render videos of moving shapes, pretrain an encoder on them, probe it, predict, and write a report.",
         ("vjepa demo",),
         "config.verbs.commands:DemoConfig",
         "commands.demo:demo",
@@ -78,7 +78,7 @@ VERBS = (
     ),
     Verb(
         "data check",
-        "Decode every video of a folder or list; print what is there and every bad file (exit 1 if there is one).",
+        "Decode every video of a folder or list; report counts, sizes, classes and unreadable files (exit status 1 if any).",
         ("vjepa data check videos/", "vjepa data check list.csv --label action"),
         "config.verbs.data:CheckConfig",
         "commands.check:check",
@@ -88,7 +88,7 @@ VERBS = (
     ),
     Verb(
         "data make-shapes",
-        "Render labeled moving shapes into video files with an index.csv.",
+        "Render labeled videos of moving shapes, with an index.csv.",
         ("vjepa data make-shapes shapes", "vjepa data make-shapes big --train 4000 --size 96 --texture 0.5"),
         "config.verbs.data:ShapesConfig",
         "data.rendered.synthetic:make_shapes",
@@ -97,7 +97,7 @@ VERBS = (
     ),
     Verb(
         "data make-physics",
-        "Render matched pairs of physically possible and impossible videos, and possible ones for training.",
+        "Render pairs of physically possible and impossible videos, and possible videos for training.",
         ("vjepa data make-physics physics", "vjepa data make-physics big --train 4000 --test 350 --size 96"),
         "config.verbs.data:PhysicsConfig",
         "data.rendered.physics:make_physics",
@@ -106,7 +106,7 @@ VERBS = (
     ),
     Verb(
         "data prepare",
-        "Write small copies of videos that are quick to read from, with an index.csv (exit 1 if one cannot be copied).",
+        "Write small copies of videos that decode fast, with an index.csv (exit status 1 if a video cannot be copied).",
         ("vjepa data prepare videos/ small/", "vjepa data prepare list.csv small/ --short-side 224 --crf 20"),
         "config.verbs.data:PrepareConfig",
         "data.copies.prepare:prepare",
@@ -116,7 +116,7 @@ VERBS = (
     ),
     Verb(
         "pretrain",
-        "Pretrain a V-JEPA encoder on videos without labels.",
+        "Pretrain a video encoder on videos without labels.",
         (
             "vjepa pretrain videos/ --out runs/mine --arch vit_tiny --img-size 112 --steps 5000",
             "vjepa pretrain videos/ --preset vitl16 --out runs/large",
@@ -130,7 +130,7 @@ VERBS = (
     ),
     Verb(
         "train",
-        "Train a classifier on labeled videos: compares encoders and classifiers within a time budget, tests the best.",
+        "Train a classifier on labeled videos: compare encoders and classifiers within a time budget, test the best one.",
         (
             "vjepa train videos/ --out runs/action",
             "vjepa train list.csv --label action --minutes 30 --model runs/mine pixels",
@@ -143,7 +143,7 @@ VERBS = (
     ),
     Verb(
         "probe",
-        "Train attentive, linear and kNN classifiers on the frozen features of an encoder.",
+        "Train grid, linear, attentive and kNN classifiers on the frozen features of an encoder.",
         (
             "vjepa probe videos/ --model runs/mine",
             "vjepa probe list.csv --model runs/mine --label action --out runs/action",
@@ -159,7 +159,7 @@ VERBS = (
     ),
     Verb(
         "finetune",
-        "Fit an encoder with a classifier to labeled videos: the classifier alone, the last blocks, LoRA, or everything.",
+        "Fine-tune on labeled videos: the classifier only, the last blocks of the encoder, LoRA, or all weights.",
         (
             "vjepa finetune videos/ --model runs/mine --out runs/action",
             "vjepa finetune videos/ --model facebook/vjepa2-vitl-fpc16-256-ssv2 --preset hf-card",
@@ -173,7 +173,7 @@ VERBS = (
     ),
     Verb(
         "predict",
-        "Name the likeliest classes of videos with one or several probes; follow long videos over time.",
+        "Predict the classes of videos with one or several classifiers; long videos in sliding windows.",
         (
             "vjepa predict new.mp4 --model runs/action",
             "vjepa predict folder/ --model runs/action --json",
@@ -190,7 +190,7 @@ VERBS = (
     ),
     Verb(
         "evaluate",
-        "Measure classifiers on labeled videos: accuracy, classes, confusion, calibration, cost; alone and together.",
+        "Evaluate classifiers on labeled videos: accuracy, confusion matrix, calibration and time; also as an ensemble.",
         (
             "vjepa evaluate test-videos/ --model runs/action",
             "vjepa evaluate list.csv --model runs/a runs/b --label action --segments 4 --views 3",
@@ -205,7 +205,7 @@ VERBS = (
     ),
     Verb(
         "compare",
-        "Compare runs: a table and a page of their metrics, with mean and spread over seeds.",
+        "Compare runs: a table and an HTML page of their metrics, with mean and standard deviation over seeds.",
         ("vjepa compare runs/*", "vjepa compare runs/a runs/b --out comparison.html"),
         "config.verbs.commands:CompareConfig",
         "commands.compare:compare",
@@ -215,7 +215,7 @@ VERBS = (
     ),
     Verb(
         "embed",
-        "Write the features of videos and images into one file, with an index; an ended run goes on when it is repeated.",
+        "Save the features of videos and images to a file, with an index; repeat an interrupted command to resume.",
         (
             "vjepa embed videos/ --model runs/mine --out features.safetensors",
             "vjepa embed list.csv --model runs/mine --what grid --layer 5 --out grids.npz",
@@ -228,7 +228,7 @@ VERBS = (
     ),
     Verb(
         "show",
-        "Show what an encoder sees: features as colors, similarity, attention, a map of clips; pictures, videos, pages.",
+        "Visualize features: PCA colors, similarity to a patch, attention, a map of clips (PNG, MP4, HTML).",
         (
             "vjepa show videos/ --model runs/mine",
             "vjepa show a.mp4 b.mp4 --model runs/mine untrained:runs/mine --clips 3 --foreground",
@@ -244,7 +244,7 @@ VERBS = (
     ),
     Verb(
         "track",
-        "Follow the objects of a mask, or points, through a video by similarity of features; J and F on the DAVIS layout.",
+        "Track objects (from a mask) or points through a video by feature similarity; compute J and F on DAVIS.",
         (
             "vjepa track video.mp4 --model runs/mine --mask first.png",
             "vjepa track video.mp4 --model runs/mine --points 120,80 300,95 --short-side 480",
@@ -258,7 +258,7 @@ VERBS = (
     ),
     Verb(
         "surprise",
-        "Measure whether videos continue as a model expects: over time, in the picture, beside two baselines.",
+        "Measure the prediction error (surprise) over time and space, with two baselines; run intuitive-physics benchmarks.",
         (
             "vjepa surprise new.mp4 --model runs/mine",
             "vjepa surprise physics --model runs/mine --benchmark pairs --split test",
@@ -271,7 +271,7 @@ VERBS = (
     ),
     Verb(
         "decode",
-        "Decode tokens to pixels by ridge regression: true, predicted and mean ones, with the PSNR of each.",
+        "Decode true, predicted and mean tokens to pixels with ridge regression, with the PSNR of each.",
         ("vjepa decode test-videos/ --model runs/mine --fit videos/",),
         "config.verbs.surprise:DecodeConfig",
         "commands.decode:decode_videos",
@@ -281,7 +281,7 @@ VERBS = (
     ),
     Verb(
         "models",
-        "List the published models: size, clip, accuracy, license, memory needed here; or tell all about one of them.",
+        "List the published models (size, clip, accuracy, license, memory), or show the details of one.",
         ("vjepa models", "vjepa models vjepa2-vitl", "vjepa models --json"),
         "config.verbs.commands:ModelsConfig",
         "commands.models:models",
@@ -290,7 +290,7 @@ VERBS = (
     ),
     Verb(
         "convert",
-        "Rewrite a model in the layout of Meta, Hugging Face or this program, every tensor bit for bit.",
+        "Convert a model between the layouts of Meta, Hugging Face and openvjepa; tensors stay bit-identical.",
         (
             "vjepa convert runs/mine mine.pt --to meta",
             "vjepa convert vitl.pt vitl-hf --to hf",
@@ -304,7 +304,7 @@ VERBS = (
     ),
     Verb(
         "export",
-        "Hand a model over: a folder for transformers with a model card, or ONNX; tried before it is yours.",
+        "Export a model to transformers (with a model card) or ONNX, and verify the exported copy.",
         ("vjepa export runs/action action-hf --to hf", "vjepa export runs/action action-onnx --to onnx"),
         "config.verbs.commands:ExportConfig",
         "commands.export:export",
@@ -313,7 +313,7 @@ VERBS = (
     ),
     Verb(
         "bench",
-        "Measure this machine: peak, pretraining step, inference and data, in clips and as a share of the peak.",
+        "Benchmark this machine: peak FLOP/s, pretraining step, inference and data loading.",
         ("vjepa bench --quick", "vjepa bench --models vit_tiny vit_large --out bench.json"),
         "config.verbs.commands:BenchConfig",
         "commands.bench:bench",

@@ -1,8 +1,8 @@
 """Settings that several commands share.
 
-A command's configuration derives from the parts it needs, so each setting is written down once, is one flag and one key, and
-a function that needs a part takes any configuration that has it: `make_runtime(config: ComputeConfig)`. A command with another
-default states the field again.
+A command's configuration derives from the parts it needs: each setting is defined once, as one flag and one YAML key, and a
+function that needs a part accepts any configuration derived from it, such as `make_runtime(config: ComputeConfig)`. A command
+with a different default redefines the field.
 """
 
 from __future__ import annotations
@@ -18,46 +18,46 @@ PartT = TypeVar("PartT", bound=Config)
 
 Precision = Literal["auto", "fp32", "bf16"]
 Tune = Literal["head", "last", "lora", "all"]
-"""What is trained of an encoder when it is fine-tuned."""
+"""Which weights of the encoder are fine-tuned."""
 Head = Literal["attentive", "linear"]
-"""Classifiers that an encoder is fine-tuned with."""
+"""Classifiers for fine-tuning."""
 Combine = Literal["mean", "vote"]
-"""How the answers of several classifiers are combined."""
+"""How the predictions of several classifiers are combined."""
 Split = Literal["auto", "train", "val", "test", "all"]
-"""Videos that classifiers are evaluated on."""
+"""Splits for evaluation."""
 
 ALTERNATIVES = {"frame_step": "fps", "fps": "frame_step"}
-"""Settings of which one replaces the other: whoever sets one by name over a preset or a file leaves out the other."""
+"""Mutually exclusive settings: setting one unsets the other of a preset or configuration file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig(Config):
-    """What the model runs on."""
+    """Device, precision and threads."""
 
     device: Text = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     precision: Precision = "fp32"
-    """auto: bf16 autocast where the hardware has it."""
+    """auto: bf16 autocast if the hardware supports it, else fp32."""
     threads: Threads | None = None
-    """CPU threads of the model; None: torch's choice."""
+    """CPU threads for the model; None: PyTorch's default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig(Config):
-    """How videos are read."""
+    """Data loading."""
 
     workers: Workers | None = None
-    """Processes that load data; None: one fewer than the cores, at most 8."""
+    """Data loading processes; None: number of cores - 1, at most 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RateConfig(Config):
-    """Which frames of a video form a clip."""
+    """Sampling of the frames of a clip."""
 
     frame_step: Count | None = None
-    """Every n-th frame of the video; None, and fps None too: as in pretraining, else 4."""
+    """Use every n-th frame of the video. If fps is not given either: as in pretraining, else 4."""
     fps: FrameRate | None = None
-    """Frames per second of a clip, by time; not together with frame_step."""
+    """Frames per second of a clip, sampled by time stamp; mutually exclusive with frame_step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,32 +67,32 @@ class RateConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig(RateConfig):
-    """Which clips of a video a model is shown."""
+    """Sampling of the clips of a video."""
 
     segments: Count | None = None
-    """Clips along a video; None: as many as the classifier was evaluated with. More cost more."""
+    """Clips per video; None: as in the evaluation of the classifier. Time grows in proportion."""
     views: Count | None = None
-    """Crops along the longer side of each clip; None: as many as the classifier was evaluated with. More cost more."""
+    """Crops per clip, along the longer side; None: as in the evaluation of the classifier. Time grows in proportion."""
     placement: Placement | None = None
-    """Where several clips lie. centers: in the middle of equal parts of the video; ends: from its first frame to its last (the
-    published protocol). None: as the classifier was evaluated with, else centers."""
+    """Position of several clips. centers: at the centers of equal parts of the video; ends: evenly from the first frame to the
+    last (the published protocol). None: as in the evaluation of the classifier, else centers."""
     fit: Fit | None = None
-    """How a frame is brought to the model's size. crop: its center (the published protocol); squeeze: all of it, distorted; pad:
-    all of it, with bars; three: three crops along the longer side; auto: crop, or squeeze where a crop would lose more than a
-    fifth of the frame. None: as the classifier was evaluated with, else auto."""
+    """How a frame is fitted to the model's input size. crop: center crop (the published protocol); squeeze: the whole frame,
+    aspect ratio not preserved; pad: the whole frame, with bars; three: three crops along the longer side; auto: crop, or
+    squeeze if a crop would lose more than a fifth of the frame. None: as in the evaluation of the classifier, else auto."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig(Config):
-    """Which of their labels videos have."""
+    """Label column."""
 
     label: Text | None = None
-    """Column of a CSV that holds the label; None: the column `label`, or the only one there is."""
+    """CSV column with the label; None: the column `label`, or the only label column."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSource(LabelConfig):
-    """Videos with labels."""
+    """Labeled videos."""
 
     source: str = ""
     """Folder, list or CSV file of labeled videos."""
@@ -100,23 +100,23 @@ class LabelSource(LabelConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig(LabelSource):
-    """Which videos a classifier is trained on, chosen with and tested on."""
+    """Training, validation and test videos."""
 
     val_source: Text | None = None
-    """Videos to choose the best classifier with; None: the split `val` of source, or a part of its training videos."""
+    """Validation videos; None: the split `val` of source, or a random part of its training videos."""
     test_source: Text | None = None
-    """Videos to report the accuracy of; None: the split `test` of source, or a part of its training videos."""
+    """Test videos; None: the split `test` of source, or a random part of its training videos."""
     val_share: ProperShare = 0.15
-    """Share of the training videos of each class that becomes the split val where none is given."""
+    """Fraction of the training videos of each class used for validation, if the source has no split `val`."""
     test_share: ProperShare = 0.15
-    """Share of the training videos of each class that becomes the split test where none is given."""
+    """Fraction of the training videos of each class used for testing, if the source has no split `test`."""
     seed: Seed = 0
-    """Splits, clips, initial weights and sample order follow from it."""
+    """Random seed of splits, clips, initial weights and sample order."""
     max_bad: Share = 0.1
-    """Share of unreadable videos at which the run stops."""
+    """Maximum fraction of unreadable videos; the run stops with an error above it."""
     group: Text | None = None
-    """Column of a CSV that names the person, camera or source of each video: none of them is divided by splits, and intervals
-    count them in place of videos."""
+    """CSV column with the person, camera or source of each video. A group is never divided between splits, and confidence
+    intervals treat groups, not videos, as independent."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

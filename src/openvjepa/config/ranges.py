@@ -1,7 +1,7 @@
-"""Ranges of settings, stated beside each field and checked before any work.
+"""Ranges of settings, declared in the type of each field and checked before any work.
 
-A field's type names its range: `steps: Count` is a whole number above 0, `hflip: Share` lies in 0..1. Every
-configuration derives from `Config`, which checks all of them when an instance is made.
+For example, `steps: Count` is an integer of at least 1, and `hflip: Share` lies in 0..1. Every configuration derives from
+`Config`, which checks all fields when an instance is created.
 """
 
 from __future__ import annotations
@@ -64,20 +64,20 @@ Rule: TypeAlias = Range | NotEmpty | AtLeastOne | OneOf
 
 
 MANY = 10**9
-"""Greatest count of anything: more than any run needs, and far from overflow."""
+"""Upper limit of counts: more than any run needs, far from overflow."""
 Count: TypeAlias = Annotated[int, Range(1, MANY)]
-"""How many; at least one."""
+"""A count of at least one."""
 Whole: TypeAlias = Annotated[int, Range(0, MANY)]
-"""How many; may be none."""
+"""A count, possibly 0."""
 Few: TypeAlias = Annotated[int, Range(1, 1024)]
-"""How many, of things that are held at once."""
+"""A small count."""
 Threads: TypeAlias = Annotated[int, Range(1, 1024)]
 Workers: TypeAlias = Annotated[int, Range(0, 256)]
 Seed: TypeAlias = Annotated[int, Range(0, 2**63 - 1)]
 Share: TypeAlias = Annotated[float, Range(0, 1)]
-"""A share or probability."""
+"""A fraction or probability."""
 ProperShare: TypeAlias = Annotated[float, Range(0, 1, above=True, below=True)]
-"""A share that is neither nothing nor all."""
+"""A fraction strictly between 0 and 1."""
 ShareBelowOne: TypeAlias = Annotated[float, Range(0, 1, below=True)]
 Rate: TypeAlias = Annotated[float, Range(0, 100)]
 """A learning rate or weight decay."""
@@ -88,16 +88,16 @@ FrameRate: TypeAlias = Annotated[float, Range(1e-3, 1e4)]
 """Frames per second."""
 Pixels: TypeAlias = Annotated[int, Range(1, 2**14)]
 Scale: TypeAlias = Annotated[tuple[float, float], Range(0, 1, above=True, ordered=True)]
-"""Least and greatest share of an area or a length."""
+"""Minimum and maximum fraction of an area or a length."""
 Aspect: TypeAlias = Annotated[tuple[float, float], Range(0.01, 100, ordered=True)]
-"""Least and greatest ratio of two sides."""
+"""Minimum and maximum aspect ratio."""
 Text: TypeAlias = Annotated[str, NotEmpty()]
 
 
 class Config:
-    """Base of every configuration: a frozen dataclass whose fields are checked when it is made.
+    """Base class of configurations: frozen dataclasses whose fields are validated on creation.
 
-    Lists become tuples, paths become text, and one text where several are expected stands for itself.
+    Lists become tuples, `Path` objects become strings, and a single string becomes a tuple of one where several are expected.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -185,7 +185,9 @@ def _check(name: str, value: Any, rule: Rule, *, whole: bool) -> None:
         else:
             _check_number(name, item, rule, whole=whole)
     if isinstance(rule, Range) and rule.ordered and isinstance(value, tuple) and list(value) != sorted(value):
-        raise ConfigError(f"{name} {', '.join(f'{n:g}' for n in value)}: give the smaller number first")
+        raise ConfigError(
+            f"{name} {', '.join(f'{n:g}' for n in value)}: the first number must not be larger than the second"
+        )
 
 
 def _check_number(name: str, number: Any, rule: Range, *, whole: bool) -> None:
@@ -198,7 +200,7 @@ def _check_number(name: str, number: Any, rule: Range, *, whole: bool) -> None:
 
 
 def choose(given: str, choices: Iterable[Any]) -> str:
-    """What to write instead of an unknown name: "did you mean fp32? choose from auto, fp32, bf16"."""
+    """Suggestion for an unknown name: "did you mean fp32? choose from auto, fp32, bf16"."""
     names = [str(choice) for choice in choices]
     near = get_close_matches(given[:80], names, n=1)
     meant = f"did you mean {near[0]}? " if near else ""

@@ -298,7 +298,7 @@ def test_damaged_settings(folder: Path, content: str, words: str) -> None:
     [
         ({"hidden_size": "48"}, "hidden_size '48': a whole number"),
         ({"hidden_size": 0}, "hidden_size 0"),
-        ({"num_attention_heads": 5}, "does not divide by its 5 attention heads"),
+        ({"num_attention_heads": 5}, "is not divisible by its 5 attention heads"),
         ({"crop_size": 30}, "30"),
         ({"num_pooler_layers": -1}, "num_pooler_layers -1"),
         ({"num_pooler_layers": 2}, "num_pooler_layers is 2, but the file has 3 of pooler"),

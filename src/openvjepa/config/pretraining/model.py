@@ -29,12 +29,12 @@ ENCODER_SIZES: dict[str, tuple[int, int, int, float]] = {
 
 
 MOST_TOKENS = 2**18
-"""Tokens of a clip, at most: 256 frames of 720 px. A file that asks for more is damaged or hostile."""
+"""Maximum number of tokens per clip (256 frames of 720 px); a file with more is damaged or malicious."""
 
 
 @dataclass(frozen=True)
 class ModelConfig(Config):
-    """Encoder and predictor. `arch` names a size; embed_dim, depth, num_heads and mlp_ratio replace its numbers."""
+    """Encoder and predictor. `arch` selects a size; embed_dim, depth, num_heads and mlp_ratio override its values."""
 
     arch: str = "vit_tiny"
     """Encoder size: vit_femto, vit_pico, vit_tiny, vit_small, vit_base, vit_large, vit_huge, vit_giant,
@@ -42,57 +42,56 @@ class ModelConfig(Config):
     img_size: Pixels | tuple[Pixels, Pixels] = 224
     """Height and width of a clip, px (one number: square)."""
     num_frames: Pixels = 16
-    """Frames in a clip; 1 builds the image model."""
+    """Frames per clip; 1: an image model."""
     patch_size: Few = 16
-    """Side of a patch, px."""
+    """Patch size, px."""
     tubelet_size: Few = 2
-    """Frames in a tubelet."""
+    """Frames per tubelet."""
     embed_dim: Width | None = None
-    """Width of the encoder; None: the size's own."""
+    """Embedding dimension of the encoder; None: that of arch."""
     depth: Few | None = None
-    """Blocks of the encoder; None: the size's own."""
+    """Number of encoder blocks; None: that of arch."""
     num_heads: Few | None = None
-    """Attention heads of the encoder; None: the size's own."""
+    """Attention heads of the encoder; None: that of arch."""
     mlp_ratio: MlpRatio | None = None
-    """Hidden width of the MLP over embed_dim; None: the size's own."""
+    """MLP hidden dimension / embed_dim; None: that of arch."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
-    """MLP of the encoder: two linear layers around a GELU, or three as SwiGLU (Meta's wide_silu: take 2/3 of mlp_ratio)."""
+    """MLP of the encoder: GELU or SwiGLU (for Meta's wide_silu use 2/3 of mlp_ratio)."""
     positions: Literal["sincos", "rope-tiled", "rope"] = "sincos"
-    """sincos: fixed codes, added once (V-JEPA 1). rope-tiled: queries and keys are rotated in every block, with the table that
-    V-JEPA 2 was trained with. rope: true rotations (V-JEPA 2.1)."""
+    """Position encoding. sincos: fixed embeddings added to the input (V-JEPA 1). rope-tiled: the rotary variant that V-JEPA 2
+    was trained with. rope: standard rotary embeddings (V-JEPA 2.1)."""
     uniform_power: bool = True
-    """sincos: same number of position channels for time, height and width (all released V-JEPA 1 models)."""
+    """sincos: equal number of channels for time, height and width (all released V-JEPA 1 models)."""
     time_attention: Literal["full", "causal", "tubelet"] = "full"
-    """Which tokens a token of the encoder looks at: all of the clip (V-JEPA), those of its own and earlier tubelets (causal),
-    or those of its own tubelet, which then knows its row and column but no time. Prediction of the next latent needs one of
-    the last two."""
+    """Attention of the encoder over time: full (V-JEPA), causal (own and earlier tubelets), or tubelet (own tubelet only, with
+    spatial position embeddings only). Next-latent prediction needs causal or tubelet."""
     output_positions: bool = False
-    """sincos: position codes are added to the encoder's output once more, for probes that read single tokens: objectives on
-    pooled tokens let a token forget where it stands."""
+    """sincos: add position embeddings to the encoder output as well. Useful for probes on single tokens, since objectives on
+    pooled tokens do not preserve token positions."""
     interpolate_rope: bool = False
-    """rope: rows and columns of any frame are stretched to the span of 256 px in the encoder (V-JEPA 2.1)."""
+    """rope: rescale rows and columns to the range of a 256 px frame in the encoder (V-JEPA 2.1)."""
     modality_embed: bool = False
-    """Single frames have a patch embedding of their own, and learned embeddings tell images from videos (V-JEPA 2.1)."""
+    """Use a separate patch embedding for images, and learned modality embeddings (V-JEPA 2.1)."""
     levels: tuple[Annotated[int, Range(0, 1023)], ...] = ()
-    """Blocks (from 0, the last one included) whose outputs have a norm of their own (V-JEPA 2.1); empty: one final norm."""
+    """Encoder blocks (from 0, including the last) with their own output norm (V-JEPA 2.1); empty: a single final norm."""
     predictor_kind: Literal["masked", "action"] = "masked"
-    """masked: predicts hidden tokens. action: predicts the next frame from actions and states (V-JEPA 2-AC; loading only)."""
+    """masked: predicts masked tokens. action: predicts the next frame from actions and states (V-JEPA 2-AC; loading only)."""
     predictor_embed_dim: Width = 384
-    """Width of the predictor."""
+    """Embedding dimension of the predictor."""
     predictor_depth: Few = 12
-    """Blocks of the predictor."""
+    """Number of predictor blocks."""
     predictor_num_heads: Few | None = None
     """Attention heads of the predictor; None: as many as the encoder (V-JEPA 1)."""
     num_mask_tokens: Annotated[int, Range(0, 1024)] = 2
-    """Mask tokens: one per mask configuration (sincos) or clip length (rope). 0: noisy target features take their place."""
+    """Number of mask tokens: one per mask configuration (sincos) or clip length (rope). 0: noisy target features instead."""
     predictor_levels: Few = 1
-    """How many of the levels, from the last one back, the predictor reads and predicts (V-JEPA 2.1 g and G: 4)."""
+    """Number of levels, counted from the last, that the predictor reads and predicts (V-JEPA 2.1 g and G: 4)."""
     predictor_out_dim: Annotated[int, Range(1, 2**24)] | None = None
-    """Width of the features predicted; None: those of the encoder (V-JEPA 2.1 B and L: 1664, of their teacher)."""
+    """Dimension of the predicted features; None: that of the encoder (V-JEPA 2.1 B and L: 1664, that of their teacher)."""
     predict_context: bool = False
-    """The predictor has a second output, for the visible tokens (V-JEPA 2.1's dense loss)."""
+    """Also predict visible tokens (dense loss of V-JEPA 2.1)."""
     predictor_interpolate_rope: bool = False
-    """rope: as interpolate_rope, in the predictor (on in Meta's training of 2.1, off in its released loader)."""
+    """rope: interpolate_rope for the predictor (on in Meta's training code of 2.1, off in its released loader)."""
 
     def __post_init__(self) -> None:
         if self.arch not in ENCODER_SIZES:
@@ -103,42 +102,42 @@ class ModelConfig(Config):
             ("predictor_embed_dim", self.predictor_embed_dim, self.predictor_heads),
         ):
             if width % heads:
-                raise ConfigError(f"{name} {width} does not divide by its {heads} attention heads")
+                raise ConfigError(f"{name} {width} is not divisible by its {heads} attention heads")
             self._check_positions(name, width, width // heads)
         if self.dims.embed_dim * self.dims.mlp_ratio < 1:
-            raise ConfigError(f"mlp_ratio {self.dims.mlp_ratio:g} leaves the MLP no channels: give a larger one")
+            raise ConfigError(f"mlp_ratio {self.dims.mlp_ratio:g} is too small: the MLP would have no channels")
         if self.levels and (sorted(set(self.levels)) != list(self.levels) or self.levels[-1] != self.dims.depth - 1):
             raise ConfigError(
-                f"levels {self.levels}: give ascending blocks, ending with the last, {self.dims.depth - 1}"
+                f"levels {self.levels} must be ascending block numbers that end with the last block, {self.dims.depth - 1}"
             )
         if not 1 <= self.predictor_levels <= max(1, len(self.levels)):
             raise ConfigError(f"predictor_levels {self.predictor_levels}: the encoder has {max(1, len(self.levels))}")
         if self.output_positions and self.positions != "sincos":
-            raise ConfigError(f"output_positions adds sin-cos codes: set positions to sincos, not {self.positions}")
+            raise ConfigError(f"output_positions needs positions sincos, not {self.positions}")
         if self.interpolate_rope or self.predictor_interpolate_rope:
             if self.positions != "rope":
-                raise ConfigError(f"interpolate_rope works with positions rope, not {self.positions}")
+                raise ConfigError(f"interpolate_rope needs positions rope, not {self.positions}")
             if self.patch_size > 128:  # a frame of 256 px would have a single row, and all tokens one place
-                raise ConfigError(f"patch_size {self.patch_size}: interpolate_rope works with patches up to 128 px")
+                raise ConfigError(f"patch_size {self.patch_size}: interpolate_rope supports patches of up to 128 px")
         if self.grid.tokens > MOST_TOKENS:  # an impossible geometry fails here, before any work
             raise ConfigError(
-                f"a clip of {self.grid.tokens} tokens: choose fewer frames, a smaller img_size or larger patches, for at "
-                f"most {MOST_TOKENS} tokens"
+                f"a clip has {self.grid.tokens} tokens, more than {MOST_TOKENS}: reduce num_frames "
+                "or img_size, or increase patch_size"
             )
 
     def _check_positions(self, name: str, width: int, head_width: int) -> None:
-        """A width that the position scheme can be built for."""
+        """Check that the position encoding supports an embedding dimension."""
         if self.positions != "sincos" and (head_width % 2 or head_width < 6):
             raise ConfigError(
-                f"{name} {width} has heads of {head_width} channels: rotary positions need an even number, at least 6"
+                f"{name} {width} has heads of {head_width} channels: rotary positions need an even number of at least 6"
             )
         divisor = 4 if self.num_frames == 1 else 1 if self.uniform_power else 8
         if self.positions == "sincos" and width % divisor:
-            raise ConfigError(f"{name} {width}: sin-cos codes of this model need a multiple of {divisor}")
+            raise ConfigError(f"{name} {width}: sin-cos positions of this model need a multiple of {divisor}")
 
     @property
     def dims(self) -> EncoderDims:
-        """The encoder's numbers after `arch` and its replacements."""
+        """Encoder dimensions, after overrides of `arch`."""
         embed_dim, depth, num_heads, mlp_ratio = ENCODER_SIZES[self.arch]
         return EncoderDims(
             self.embed_dim or embed_dim, self.depth or depth, self.num_heads or num_heads, self.mlp_ratio or mlp_ratio
@@ -156,7 +155,7 @@ class ModelConfig(Config):
 
     @property
     def grid(self) -> TokenGrid:
-        """Tokens of a clip of the size the model was made for."""
+        """Token grid of a clip."""
         return TokenGrid.of_clip(
             self.num_frames, *self.image_hw, patch_size=self.patch_size, tubelet_size=self.tubelet_size
         )

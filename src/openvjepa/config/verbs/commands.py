@@ -1,4 +1,4 @@
-"""Settings of the commands around a trained encoder, as frozen dataclasses."""
+"""Settings of the commands that use a trained encoder, as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -36,31 +36,31 @@ from openvjepa.errors import ConfigError
 
 @dataclass(frozen=True)
 class DemoConfig(Config):
-    """What `vjepa demo` can be told."""
+    """Settings of `vjepa demo`."""
 
     out: Text = "runs/demo"
-    """Folder to write; what an earlier demo left there is deleted."""
+    """Output folder. Results of an earlier demo in it are deleted."""
     steps: Count = 1200
-    """Steps of the pretraining."""
+    """Pretraining steps."""
     videos: Count = 4000
-    """Videos to pretrain on."""
+    """Number of videos for pretraining."""
     train: Count = 480
-    """Labeled videos to train probes on, the first of those."""
+    """Number of labeled training videos for the probes (the first of the pretraining videos)."""
     few: Count = 160
-    """Labeled videos to train probes on in a second table."""
+    """Number of labeled training videos in the second, few-label table."""
     val: Count = 192
-    """Videos to choose probes with."""
+    """Number of validation videos."""
     test: Count = 384
-    """Videos to report accuracy on."""
+    """Number of test videos."""
     seed: Seed = 0
-    """Videos, pretraining and probes follow from it."""
+    """Random seed of rendering, pretraining and probes."""
     threads: Threads | None = None
-    """CPU threads; None: torch's choice."""
+    """CPU threads; None: PyTorch's default."""
 
 
 @dataclass(frozen=True)
 class ProbeConfig(SplitConfig, ClipConfig, ComputeConfig, LoaderConfig):
-    """Everything `vjepa probe` does; saved as config.yaml in the run folder."""
+    """Settings of `vjepa probe`; saved as config.yaml in the run folder."""
 
     model: str = ""
     """Encoder: a name that `vjepa models` lists, a checkpoint file, a Hugging Face folder or id, or a run folder."""
@@ -72,156 +72,159 @@ class ProbeConfig(SplitConfig, ClipConfig, ComputeConfig, LoaderConfig):
         "attentive",
         "knn",
     )
-    """Classifiers to train; the one that is best on validation is saved (kNN cannot be)."""
+    """Classifiers to train. The one with the best validation accuracy is saved (kNN cannot be saved)."""
     train_views: Few = 4
-    """Clips of each training video: the plain center view, and random clips with random crops (never flipped, as labels
-    may tell left from right)."""
+    """Clips per training video: the center clip plus random clips with random crops. Clips are not flipped, because labels
+    may depend on left and right."""
     crop_scale: Scale = (0.5, 1.0)
-    """Area of the random crop as a share of the frame, least and most."""
+    """Range of the area of the random crop, as a fraction of the frame."""
     segments: Count = field(default=2, kw_only=True)
-    """Clips along a video at evaluation; their softmax is averaged."""
+    """Clips per video at evaluation; their softmax outputs are averaged."""
     views: Count = field(default=1, kw_only=True)
-    """Crops along the longer side of each clip at evaluation; their softmax is averaged."""
+    """Crops per clip (along the longer side) at evaluation; their softmax outputs are averaged."""
     epochs: Count | None = None
-    """Epochs of the attentive probe, each of one view of every training video; None: 20, more for small sets (300 steps)."""
+    """Epochs of the attentive probe (one view of each training video per epoch); None: 20, or more to reach 300 steps."""
     batch_size: Count = 64
-    """Clips in a step of the attentive probe."""
+    """Batch size of the attentive probe, in clips."""
     lrs: Annotated[tuple[Rate, ...], AtLeastOne()] = (5e-3, 1e-3, 3e-4)
-    """Learning rates of the attentive probe, all trained at once with each weight decay; cosine to 0."""
+    """Learning rates of the attentive probe; all combinations with the weight decays are trained at once. Cosine decay to 0."""
     weight_decays: Annotated[tuple[Rate, ...], AtLeastOne()] = (0.01, 0.4)
-    """Weight decays of the attentive probe (none on biases and norms)."""
+    """Weight decays of the attentive probe (not applied to biases and norms)."""
     cache_dir: Text | None = None
-    """Folder of encoded features, which runs can share; None: features in the run folder."""
+    """Folder of cached features, which runs can share; None: `features` in the run folder."""
     feature_dtype: Literal["float32", "float16"] = "float32"
-    """Number format of the encoded features on disk; float16 takes half the space."""
+    """Data type of the cached features; float16 halves the disk space."""
     encode_batch: Count = 32
-    """Clips in one pass of the encoder."""
+    """Batch size of the encoder, in clips."""
     label_fraction: tuple[ProperShare, ...] = ()
-    """Also train with these shares of the training videos, such as 0.05 0.1 0.5: how few labels are enough?"""
+    """Also train on these fractions of the training videos, such as 0.05 0.1 0.5 (label efficiency)."""
     draws: Few = 3
-    """Random choices of training videos for each share; at least one of each class is in each."""
+    """Random subsets per label fraction; each holds at least one video of every class."""
     baselines: bool = True
-    """Also probe raw pixels and the same encoder with random weights (this one not above 100 M parameters on a CPU)."""
+    """Also probe raw pixels and the same encoder with random weights (on a CPU only up to 100 M parameters)."""
     overwrite: bool = False
-    """Delete what an earlier run left in the run folder; encoded features are kept."""
+    """Delete the results of an earlier run in the run folder. Cached features are kept."""
 
 
 @dataclass(frozen=True)
 class PredictConfig(ClipConfig, ComputeConfig, LoaderConfig):
-    """Everything `vjepa predict` does."""
+    """Settings of `vjepa predict`."""
 
     videos: tuple[Text, ...] = ()
-    """Video files, folders of them, lists or CSV files."""
+    """Videos or images: files, folders, lists or CSV files."""
     model: tuple[Text, ...] = ()
-    """Classifiers: run folders of `vjepa probe` or `vjepa finetune`, or models that come with a classifier (a Hugging Face folder
-    or id). The answers of several are combined."""
+    """Classifiers: run folders of `vjepa train`, `vjepa probe` or `vjepa finetune`, or a Hugging Face folder or id with a
+    classifier. Predictions of several are combined."""
     top: Count = 5
-    """Classes shown for each video."""
+    """Classes to show per video."""
     json: bool = False
     """Print JSON, for programs."""
     combine: Literal["mean", "vote"] | None = None
-    """How runs with the same classes are combined: mean of their softmax, or votes. None: mean, and where classes differ an
-    answer for each set of classes."""
+    """How classifiers with the same classes are combined: mean softmax, or majority vote. None: mean; classifiers with
+    different classes give separate predictions."""
     window: Seconds | None = None
-    """Seconds: follow long videos over time, with an answer for each window of this length."""
+    """Window length for long videos, seconds: one prediction per window."""
     stride: Seconds | None = None
-    """Seconds from the start of a window to that of the next; None: half a window."""
+    """Seconds between the starts of two windows; None: half a window."""
     csv: Text | None = None
-    """With window: a CSV file to write, a line for each window."""
+    """CSV file to write, one row per window (needs window)."""
     timeline: Text | None = None
-    """With window and one video: a PNG picture to write, the probabilities over time."""
+    """PNG file to write: probabilities over time (needs window and a single video)."""
     annotate: Text | None = None
-    """With window and one video: an MP4 file to write, a copy of the video with class and probability drawn on it (no sound)."""
+    """MP4 file to write: a copy of the video with class and probability drawn on it, without sound (needs window and a
+    single video)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("stride", "csv", "timeline", "annotate"):
             if getattr(self, name) is not None and self.window is None:
-                raise ConfigError(f"{name} is for long videos: give window, the seconds of one answer, too")
+                raise ConfigError(f"{name} needs window: the length of a window in seconds")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig(LabelSource, ClipConfig, ComputeConfig, LoaderConfig):
-    """Everything `vjepa evaluate` does."""
+    """Settings of `vjepa evaluate`."""
 
     model: tuple[Text, ...] = ()
-    """Classifiers: run folders of `vjepa probe` or `vjepa finetune`, or models that come with a classifier (a Hugging Face folder
-    or id). Several are measured alone and together."""
+    """Classifiers: run folders of `vjepa train`, `vjepa probe` or `vjepa finetune`, or a Hugging Face folder or id with a
+    classifier. Several are evaluated one by one and as an ensemble."""
     out: Text = "runs/evaluate"
-    """Folder for results.json, report.html and predictions.csv."""
+    """Output folder for results.json, report.html and predictions.csv."""
     split: Split = "auto"
-    """Videos to look at. auto: those that are marked as test, or else all but those that a run was trained on or chosen with."""
+    """Split to evaluate. auto: `test` if the source marks one, otherwise all videos outside the training and validation sets
+    of the classifiers."""
     combine: Combine | None = None
-    """How several runs are combined: mean of their softmax, or votes. None: mean, if they know the same classes."""
+    """How several classifiers are combined: mean softmax, or majority vote. None: mean, if they have the same classes."""
     group: Text | None = None
-    """Column of a CSV that names the person, camera or source of each video: intervals count these in place of videos."""
+    """CSV column with the person, camera or source of each video; confidence intervals then treat groups, not videos, as
+    independent."""
     batch_size: Count = 32
-    """Clips in one pass of the encoder."""
+    """Batch size of the encoder, in clips."""
     json: bool = False
-    """Print JSON, for programs."""
+    """Print JSON instead of tables."""
     overwrite: bool = False
-    """Replace an earlier evaluation in the folder."""
+    """Replace an earlier evaluation in the output folder."""
 
 
 @dataclass(frozen=True)
 class EmbedConfig(LabelSource, ClipConfig, ComputeConfig, LoaderConfig):
-    """Everything `vjepa embed` does."""
+    """Settings of `vjepa embed`."""
 
     source: str = ""
-    """Video or image, folder, list or CSV file of them."""
+    """Videos or images: a file, folder, list or CSV file."""
     model: str = ""
     """Encoder: a name that `vjepa models` lists, a checkpoint file, a Hugging Face folder or id, or a run folder."""
     out: Text = "features.safetensors"
-    """File to write; ends with .safetensors, .npz or .parquet. The index is written beside it, as NAME.jsonl."""
+    """Output file: .safetensors, .npz or .parquet. The index is written next to it as NAME.jsonl."""
     what: Literal["pooled", "frames", "grid"] = "pooled"
-    """Of each file: one vector, one for each time step (tubelet), or one for each token, [T', H', W', D]."""
+    """Features per file: pooled: one vector; frames: one vector per time step (tubelet); grid: all tokens, [T', H', W', D]."""
     layer: Annotated[int, Range(-1024, 1023)] = -1
-    """Block whose output is wanted, after the encoder's norm; from 0, or negative from the end."""
+    """Encoder block whose output is used (from 0; negative: from the end), followed by the encoder's norm."""
     segments: Count = field(default=1, kw_only=True)
-    """Clips along a video; pooled: their mean, else they are kept apart."""
+    """Clips per video. pooled: averaged; otherwise stored separately."""
     views: Count = field(default=1, kw_only=True)
-    """Crops along the longer side of each clip; pooled: their mean, else they are kept apart."""
+    """Crops per clip, along the longer side. pooled: averaged; otherwise stored separately."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Number format of the features (bfloat16: .safetensors only)."""
+    """Data type of the features (bfloat16: .safetensors only)."""
     batch_size: Count = 32
-    """Clips in one pass of the encoder."""
+    """Batch size of the encoder, in clips."""
     overwrite: bool = False
-    """Replace what is there; an unfinished run starts again."""
+    """Replace an existing file, and restart an interrupted run from the beginning."""
 
 
 @dataclass(frozen=True)
 class CompareConfig(Config):
-    """What `vjepa compare` can be told."""
+    """Settings of `vjepa compare`."""
 
     runs: tuple[Text, ...] = ()
-    """Run folders of pretrain, probe, finetune and evaluate."""
+    """Run folders of pretrain, train, probe, finetune and evaluate."""
     out: Text = "runs/comparison.html"
-    """HTML page to write."""
+    """HTML file to write."""
     json: bool = False
     """Print JSON, for programs."""
 
 
 @dataclass(frozen=True)
 class ModelsConfig(Config):
-    """Everything `vjepa models` does."""
+    """Settings of `vjepa models`."""
 
     name: Text | None = None
-    """A model, for all there is to know about it; None: one line for each."""
+    """Model to show in detail; None: list all models."""
     json: bool = False
     """Print JSON, for programs."""
 
 
 @dataclass(frozen=True)
 class ConvertConfig(Config):
-    """Everything `vjepa convert` does."""
+    """Settings of `vjepa convert`."""
 
     source: Text
     """A name that `vjepa models` lists, a checkpoint file, a Hugging Face folder or id, or a run folder."""
     out: Text
-    """meta: the file to write (NAME.pt or NAME.pth.tar; a probe goes to NAME-probe.pt beside it); else the folder."""
+    """Output. meta: a file (NAME.pt or NAME.pth.tar; a probe is written to NAME-probe.pt next to it). Otherwise a folder."""
     to: Literal["meta", "hf", "openvjepa"]
-    """meta: the layout of Meta's checkpoints. hf: a folder for transformers (`vjepa export` also tries it and adds a model
-    card). openvjepa: a folder of ours."""
+    """Layout. meta: Meta's checkpoints. hf: a transformers folder (`vjepa export` also verifies it and adds a model card).
+    openvjepa: a folder with model.safetensors and model.yaml."""
     probe: Text | None = None
     """File of an attentive probe that belongs to the model, or of a published model the name of its probe."""
     probe_heads: Few | None = None
@@ -234,14 +237,14 @@ class ConvertConfig(Config):
 
 @dataclass(frozen=True)
 class ExportConfig(Config):
-    """Everything `vjepa export` does."""
+    """Settings of `vjepa export`."""
 
     model: Text
     """A name that `vjepa models` lists, a checkpoint file, a Hugging Face folder or id, or a run folder."""
     out: Text
-    """The folder to write."""
+    """Output folder."""
     to: Literal["hf", "onnx"]
-    """hf: a folder for transformers, with a model card. onnx: model.onnx with model.json, which says what goes in and out."""
+    """hf: a transformers folder with a model card. onnx: model.onnx, and model.json with its inputs and outputs."""
     probe: Text | None = None
     """File of an attentive probe that belongs to the model, or of a published model the name of its probe."""
     probe_heads: Few | None = None
@@ -254,20 +257,20 @@ class ExportConfig(Config):
 
 @dataclass(frozen=True)
 class BenchConfig(ComputeConfig):
-    """`vjepa bench`: what to measure."""
+    """Settings of `vjepa bench`."""
 
     models: Annotated[tuple[str, ...], AtLeastOne()] = ("vit_tiny", "vit_small", "vit_base", "vit_large")
-    """Encoder sizes, on clips of 16 frames of 224 px."""
+    """Encoder sizes to measure, on clips of 16 x 224 x 224 px."""
     quick: bool = False
-    """Less than a minute: only the first model, few repetitions."""
+    """Measure only the first model, with few repetitions (less than a minute)."""
     batch_size: Count | None = None
-    """Clips in a training step; None: 8 on a GPU, else 4 for the two smallest models and 1 for larger ones (quick: 2)."""
+    """Clips per training step; None: 8 on a GPU; on a CPU 4 for the two smallest models and 1 for larger ones (quick: 2)."""
     out: Text | None = None
-    """JSON file to write."""
+    """JSON file to write; None: no file."""
     precision: Precision = field(default="auto", kw_only=True)
-    """auto: bf16 where the hardware has it."""
+    """auto: bf16 autocast if the hardware supports it, else fp32."""
     compile: bool = False
-    """Compile the transformer blocks of the training step, as `pretrain` does with train.compile."""
+    """Compile the transformer blocks (torch.compile) in the training step, as `vjepa pretrain --compile` does."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

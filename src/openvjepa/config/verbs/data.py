@@ -12,38 +12,38 @@ from openvjepa.errors import ConfigError
 
 @dataclass(frozen=True)
 class CheckConfig(LabelConfig, LoaderConfig):
-    """`vjepa data check`: which videos."""
+    """Settings of `vjepa data check`."""
 
     source: Text
     """Folder, list or CSV file of videos."""
     workers: Workers | None = field(default=None, kw_only=True)
-    """Processes that decode; None: one per core, at most 8."""
+    """Decoding processes; None: one per core, at most 8."""
     json: bool = False
-    """Print JSON, for programs."""
+    """Print JSON instead of a table."""
 
 
 @dataclass(frozen=True)
 class ShapesConfig(Config):
-    """`vjepa data make-shapes`: how many videos of moving shapes, how large, how hard."""
+    """Settings of `vjepa data make-shapes`."""
 
     out: Text = "shapes"
-    """Folder to write: videos/*.mp4 and index.csv (path, motion, appearance, split)."""
+    """Output folder: videos/*.mp4 and index.csv (path, motion, appearance, split)."""
     train: Whole = 480
-    """Videos of the split train."""
+    """Training videos."""
     val: Whole = 96
-    """Videos of the split val."""
+    """Validation videos."""
     test: Whole = 192
-    """Videos of the split test."""
+    """Test videos."""
     size: Annotated[int, Range(16, 4096)] = 64
     """Height and width, px (even)."""
     frames: Annotated[int, Range(1, 100_000)] = 16
-    """Frames in a video."""
+    """Frames per video."""
     fps: Annotated[int, Range(1, 1000)] = 8
     """Frames per second."""
     texture: Share = 0.0
-    """Contrast of a fixed fine texture on the background, 0 to 1."""
+    """Contrast of a fixed texture on the background, from 0 (none) to 1."""
     clutter: Annotated[int, Range(0, 10_000)] = 0
-    """Small still shapes strewn over the background."""
+    """Number of small, static distractor shapes on the background."""
     seed: Seed = 0
     """The videos follow from it."""
 
@@ -57,20 +57,20 @@ class ShapesConfig(Config):
 
 @dataclass(frozen=True)
 class PhysicsConfig(Config):
-    """`vjepa data make-physics`: how many videos and pairs, how large, how long."""
+    """Settings of `vjepa data make-physics`."""
 
     out: Text = "physics"
-    """Folder to write: videos/*.mp4 and index.csv (path, scene, pair, possible, kind, split)."""
+    """Output folder: videos/*.mp4 and index.csv (path, scene, pair, possible, kind, split)."""
     train: Whole = 480
-    """Possible videos of the split train."""
+    """Training videos, all physically possible."""
     val: Whole = 28
-    """Pairs of the split val, a possible and an impossible video each."""
+    """Validation pairs of one possible and one impossible video."""
     test: Whole = 140
-    """Pairs of the split test."""
+    """Test pairs."""
     size: Annotated[int, Range(32, 4096)] = 64
     """Height and width, px (even)."""
     frames: Annotated[int, Range(12, 100_000)] = 24
-    """Frames in a video; the event lies between 40 % and 60 % of them."""
+    """Frames per video; the event happens between 40 % and 60 % of them."""
     fps: Annotated[int, Range(1, 1000)] = 8
     """Frames per second."""
     seed: Seed = 0
@@ -86,20 +86,20 @@ class PhysicsConfig(Config):
 
 @dataclass(frozen=True)
 class PrepareConfig(Config):
-    """`vjepa data prepare`: which videos, and what their copies are like."""
+    """Settings of `vjepa data prepare`."""
 
     source: Text
     """Folder, list or CSV file of videos."""
     out: Text
-    """Folder for the copies and their index.csv, apart from the originals."""
+    """Output folder for the copies and their index.csv; must differ from the source."""
     short_side: Annotated[int, Range(16, 2**14)] = 256
-    """Height or width of a copy, whichever is less, px (even); a smaller video keeps its size."""
+    """Shorter side of a copy, px (even). Smaller videos keep their size."""
     gop: Annotated[int, Range(1, 10_000)] = 12
-    """Frames from one key frame to the next, at most."""
+    """Maximum number of frames between key frames."""
     crf: Annotated[int, Range(0, 51)] = 23
-    """Loss of quality, 0 to 51: 18 is hardly seen, and 6 more halve the size of the files."""
+    """x264 quality (CRF), 0 to 51: lower is better; 18 is visually lossless, and +6 halves the file size."""
     workers: Annotated[int, Range(1, 256)] | None = None
-    """Processes; None: one per core."""
+    """Worker processes; None: one per core."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,84 +12,85 @@ from openvjepa.errors import ConfigError
 
 @dataclass(frozen=True)
 class FinetuneConfig(SplitConfig, ClipConfig, ComputeConfig, LoaderConfig):
-    """Everything `vjepa finetune` does; saved as config.yaml in the run folder."""
+    """Settings of `vjepa finetune`; saved as config.yaml in the run folder."""
 
     model: str = ""
-    """Encoder to start from, with its classifier if it has one: anything that load_model reads."""
+    """Encoder to start from, with its classifier if it has one: a name that `vjepa models` lists, a checkpoint file, a Hugging
+    Face folder or id, or a run folder."""
     out: Text = "runs/finetune"
     """Run folder."""
     tune: Tune = "head"
-    """What is trained beside the classifier. head: nothing; last: the last blocks; lora: low-rank adapters in all blocks
-    (needs peft); all: everything."""
+    """Which weights are trained. head: the classifier only; last: also the last blocks; lora: also low-rank adapters in all
+    blocks (needs peft); all: all weights."""
     last_blocks: Few = 2
-    """Blocks that are trained with `tune last`."""
+    """Number of trained encoder blocks with `--tune last`."""
     lora_rank: Few = 8
-    """Rank of the adapters of `tune lora`."""
+    """Rank of the adapters with `--tune lora`."""
     head: Head = "attentive"
-    """attentive: a learned query reads the tokens. linear: a layer on their mean."""
+    """attentive: cross-attention with a learned query. linear: a linear layer on the mean of the tokens."""
     head_depth: Few = 1
-    """Blocks of a new attentive classifier."""
+    """Number of blocks of a new attentive classifier."""
     new_head: bool = False
-    """Start with a new classifier, though the model has one."""
+    """Replace the classifier of the model by a new one."""
     epochs: Count | None = None
-    """Times that every training video is shown; None: 20, more for small sets (600 steps)."""
+    """Epochs; None: 20, or more to reach 600 steps."""
     batch_size: Count = 16
-    """Clips in an optimizer step."""
+    """Batch size per optimizer step, in clips."""
     micro_batch: Count | None = None
-    """Clips in one pass; smaller than batch_size: gradients are accumulated. None: all at once."""
+    """Clips per forward pass; gradients are accumulated over batch_size. None: batch_size."""
     lr: Rate = 3e-3
     """Learning rate of the classifier after the warm-up."""
     encoder_lr: Rate | None = None
-    """Learning rate of the encoder's last block; None: a thirtieth of the classifier's, for LoRA a third."""
+    """Learning rate of the last encoder block; None: lr / 30, or lr / 3 for LoRA."""
     layer_decay: Annotated[float, Range(0, 1, above=True)] = 0.75
-    """Learning rate of a block over that of the block after it (not for LoRA, which has 1)."""
+    """Layer-wise decay: learning rate of a block divided by that of the next block (always 1 for LoRA)."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Course of the learning rate after the warm-up: down to 0, or as it is."""
+    """Learning rate schedule after the warm-up: cosine decay to 0, or constant."""
     warmup: ShareBelowOne = 0.1
-    """Warm-up as a share of the steps."""
+    """Warm-up, as a fraction of all steps."""
     weight_decay: Rate = 0.05
-    """AdamW's weight decay (none on biases and norms); 0: Adam."""
+    """Weight decay of AdamW (not applied to biases and norms); 0: Adam."""
     clip_grad: Annotated[float, Range(0, 1e9, above=True)] | None = 1.0
-    """Largest gradient norm, of encoder and classifier apart; None: no limit."""
+    """Maximum gradient norm, separately for encoder and classifier; None: no clipping."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: rare classes count more in the loss, so that all classes count the same."""
+    """balanced: weight the loss inversely to class frequency."""
     label_smoothing: ShareBelowOne = 0.0
-    """Share of the target that is spread over all classes."""
+    """Label smoothing."""
     mixup: Annotated[float, Range(0, 100)] = 0.0
-    """Mix pairs of clips, with shares of a Beta distribution of this parameter (0.8 is common); 0: none."""
+    """Mixup alpha (0.8 is common); 0: no mixup."""
     randaugment: Annotated[int, Range(0, 29)] = 0
-    """Magnitude of RandAugment, 1 to 29 (9 is common; needs kornia), the same for all frames of a clip; 0: none."""
+    """Magnitude of RandAugment, 1 to 29 (9 is common; needs kornia), the same for all frames of a clip; 0: off."""
     erasing: Share = 0.0
-    """Probability that a random box of a clip is blackened (needs kornia)."""
+    """Probability of random erasing (needs kornia)."""
     hflip: Share = 0.0
-    """Probability of a horizontal flip, where left and right do not matter to the labels."""
+    """Probability of a horizontal flip; use it only if labels do not depend on left and right."""
     crop_scale: Scale = (0.5, 1.0)
-    """Area of the random crop as a share of the frame, least and most."""
+    """Range of the area of the random crop, as a fraction of the frame."""
     train_views: Few = 4
-    """Clips of each training video where the encoder is frozen and nothing is augmented: the plain one and random ones.
-    Otherwise there is a new random clip in every epoch."""
+    """Clips per training video if the encoder is frozen and augmentation is off: the center clip plus random clips.
+    Otherwise a new random clip is drawn in every epoch."""
     cache: bool = True
-    """Where the encoder is frozen and nothing is augmented, encode every clip once and train on the features."""
+    """Cache features if the encoder is frozen and augmentation is off: every clip is encoded once."""
     cache_dir: Text | None = None
-    """Folder of encoded features, which runs can share; None: features in the run folder."""
+    """Folder of cached features, which runs can share; None: `features` in the run folder."""
     patience: Count | None = None
-    """Stop after so many epochs without a better one on validation; None: never."""
+    """Early stopping: epochs without improvement in validation accuracy; None: off."""
     segments: Count = field(default=2, kw_only=True)
-    """Clips along a video at evaluation; their softmax is averaged."""
+    """Clips per video at evaluation; their softmax outputs are averaged."""
     views: Count = field(default=1, kw_only=True)
-    """Crops along the longer side of each clip at evaluation; their softmax is averaged."""
+    """Crops per clip (along the longer side) at evaluation; their softmax outputs are averaged."""
     eval_batch: Count = 32
-    """Clips in a pass where nothing is trained."""
+    """Batch size at evaluation and feature extraction, in clips."""
     precision: Precision | None = field(default=None, kw_only=True)  # pyright: ignore[reportIncompatibleVariableOverride]
-    """auto: bf16 autocast where the hardware has it. None: fp32 where the encoder is frozen, else auto."""
+    """auto: bf16 autocast if the hardware supports it, else fp32. None: fp32 if the encoder is frozen, else auto."""
     watts: Annotated[float, Range(0, 1e6, above=True)] | None = None
-    """Power of the computer, for the model card's estimate of emissions; None: 100 W, 400 W with a GPU."""
+    """Power draw in W, for the emission estimate in the model card; None: 100 W, or 400 W with a GPU."""
     grams_per_kwh: Annotated[float, Range(0, 1e6)] = 480.0
-    """CO2 of a kWh, g, for the same; 480 is the world's average (Ember, 2023)."""
+    """Carbon intensity in g CO2 per kWh, for the emission estimate; 480 is the world average (Ember, 2023)."""
     resume: bool = False
-    """Go on from the newest checkpoint in the run folder."""
+    """Resume from the latest checkpoint in the run folder."""
     overwrite: bool = False
-    """Delete what an earlier run left in the run folder; encoded features are kept."""
+    """Delete the results of an earlier run in the run folder. Cached features are kept."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,5 +101,5 @@ class FinetuneConfig(SplitConfig, ClipConfig, ComputeConfig, LoaderConfig):
 
     @property
     def fixed_clips(self) -> bool:
-        """Whether training shows `train_views` clips of each video again and again, whose features can be kept."""
+        """Whether every epoch uses the same `train_views` clips of each video, so that features can be cached."""
         return self.tune == "head" and not self.randaugment and not self.erasing and not self.mixup and not self.hflip

@@ -14,99 +14,100 @@ Side = Annotated[int, Range(1, 16_384)]
 
 @dataclass(frozen=True)
 class ShowConfig(LabelConfig, RateConfig, ComputeConfig):
-    """Everything `vjepa show` does."""
+    """Settings of `vjepa show`."""
 
     videos: tuple[Text, ...] = ()
     """Videos and images: files, folders, lists or CSV files."""
     model: tuple[Text, ...] = ()
-    """Encoder: a name that `vjepa models` lists, a checkpoint file, a Hugging Face folder or id, or a run folder. Two: side by
-    side on the same frames. untrained:MODEL is its architecture with random weights."""
+    """Encoder: a name that `vjepa models` lists, a checkpoint file, a Hugging Face folder or id, or a run folder. Several are
+    shown side by side on the same frames. untrained:MODEL is the same architecture with random weights."""
     out: Text = "runs/show"
-    """Folder to write."""
+    """Output folder."""
     what: Annotated[tuple[Literal["pca", "similarity", "attention", "map"], ...], AtLeastOne()] = ("pca", "similarity")
-    """Pictures to write. pca: features as colors (PNG, MP4, HTML). similarity: a page in which a patch is chosen, and all frames
-    are colored by similarity to it. attention: where the attentive probe of a run of `vjepa probe` or `vjepa finetune` looks.
-    map: all clips on a plane, with their nearest neighbors (HTML, parquet)."""
+    """Visualizations. pca: features as colors (PNG, MP4, HTML). similarity: interactive page of the similarity to a selected
+    patch. attention: attention maps of the attentive classifier of a `vjepa probe` or `vjepa finetune` run. map: 2-D map of
+    all clips with their nearest neighbors (HTML, parquet)."""
     layer: Layer = -1
-    """Block whose output is shown, after the encoder's norm; from 0, or negative from the end."""
+    """Encoder block whose output is shown (from 0; negative: from the end), followed by the encoder's norm."""
     clips: Count | None = 1
-    """Clips of each video, one after the other; None: as many as cover the video."""
+    """Consecutive clips per video; None: as many as cover the video."""
     start: Annotated[float, Range(0, 1e9)] | None = None
-    """Seconds at which the first clip starts; None: the clips lie in the middle of the video."""
+    """Start of the first clip, seconds; None: clips are centered in the video."""
     whole: bool = False
-    """Show whole frames in their own aspect ratio; otherwise the center crop."""
+    """Show whole frames in their own aspect ratio instead of the center crop."""
     short_side: Side | None = None
-    """Short side of what the encoder sees, px, a multiple of its patch; None: as in pretraining. More shows finer maps."""
+    """Short side of the encoder input, px, a multiple of its patch size; None: as in pretraining. Larger inputs give finer
+    maps."""
     foreground: bool = False
-    """pca: mask the background, by the first component."""
+    """pca: mask the background by thresholding the first component."""
     interpolate: bool = False
-    """pca: blend the colors of neighboring tokens; the pictures say so."""
+    """pca: interpolate colors between tokens (noted in the captions)."""
     fit: Text | None = None
-    """pca: a file pca-fit.safetensors of an earlier run, whose components and colors are used; None: fit on these clips."""
+    """pca: reuse the components and colors of an earlier run (its pca-fit.safetensors); None: fit on these clips."""
     limit: Annotated[int, Range(1, 10_000)] = 24
-    """Most files that are shown frame by frame, evenly spread over those given; the map has all."""
+    """Maximum number of files, evenly spaced over those given (the map uses all)."""
     rows: Literal["classes", "heads"] = "classes"
-    """attention: a row for each class, or for each head of the probe."""
+    """attention: one row per class, or per attention head."""
     classes: tuple[Text, ...] = ()
-    """attention: classes to draw; none: the most probable of each clip."""
+    """attention: classes to show; empty: the predicted class of each clip."""
     query: tuple[Text, ...] = ()
-    """map: videos that are looked up among the others."""
+    """map: videos to search the nearest neighbors of."""
     neighbors: Annotated[int, Range(1, 1000)] = 10
-    """map: nearest neighbors of each clip."""
+    """map: number of nearest neighbors per clip."""
     layout: Literal["pca", "umap"] = "pca"
-    """map: how places are found; umap needs the extra `map` (umap-learn)."""
+    """map: dimensionality reduction; umap needs umap-learn (the extra `map`)."""
     batch_size: Few = 16
-    """map: clips in one pass of the encoder."""
+    """map: batch size of the encoder, in clips."""
     seed: Seed = 0
-    """The random weights of untrained models, and UMAP, follow from it."""
+    """Random seed of untrained models and UMAP."""
     overwrite: bool = False
-    """Replace pictures of an earlier run."""
+    """Replace the files of an earlier run in the output folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PropagationConfig(Config):
-    """How labels are propagated from frame to frame."""
+    """Label propagation from frame to frame."""
 
     context: Few = 7
-    """Last frames that labels are taken from, beside the first."""
+    """Number of previous frames to propagate from, in addition to the first frame."""
     radius: Count | None = 12
-    """Farthest token that a label is taken from, in tokens along each side; None: anywhere."""
+    """Radius of the spatial neighborhood, in tokens; None: unlimited."""
     top_k: Few = 5
-    """Most similar tokens that a token takes its labels from."""
+    """Number of most similar tokens to propagate from."""
     temperature: Annotated[float, Range(0, 100, above=True)] = 0.1
-    """Of the softmax over their similarities."""
+    """Temperature of the softmax over similarities."""
 
 
 @dataclass(frozen=True)
 class TrackConfig(PropagationConfig, ComputeConfig):
-    """Everything `vjepa track` does."""
+    """Settings of `vjepa track`."""
 
     video: str = ""
-    """Video, or folder of frames."""
+    """Video file or folder of frames."""
     model: str = ""
     """Encoder: a name that `vjepa models` lists, a checkpoint file, a Hugging Face folder or id, or a run folder;
-    untrained:MODEL is its architecture with random weights."""
+    untrained:MODEL is the same architecture with random weights."""
     mask: Text | None = None
-    """Picture of the objects in the first frame: a number (palette or gray) or a color for each, 0 or black elsewhere."""
+    """Segmentation mask of the first frame: one palette index, gray value or color per object; 0 or black is background."""
     points: tuple[Text, ...] = ()
-    """Points of the first frame to follow instead: x,y in pixels."""
+    """Points in the first frame, as x,y in pixels (instead of a mask)."""
     truth: Text | None = None
-    """Folder with the true mask of every frame: J and F are computed."""
+    """Folder of ground-truth masks, one per frame, to compute J and F."""
     davis: Text | None = None
-    """In place of a video: a folder in the layout of DAVIS, whose videos are all tracked and scored."""
+    """Folder in the DAVIS layout (instead of a video): track and score all its videos."""
     split: Text = "val"
-    """davis: list of videos below ImageSets."""
+    """davis: name of the list in ImageSets."""
     resolution: Text = "480p"
-    """davis: folder below JPEGImages and Annotations."""
+    """davis: name of the folder in JPEGImages and Annotations."""
     out: Text = "runs/track"
-    """Folder to write."""
+    """Output folder."""
     frames: Literal["still", "clip"] = "still"
-    """still: each frame is shown to the encoder alone. clip: beside the frames around it, each repeated to a tubelet."""
+    """still: encode each frame on its own. clip: encode clips of consecutive frames, each frame repeated to fill a tubelet."""
     short_side: Side | None = None
-    """Short side of what the encoder sees, px; None: as in pretraining. More tracks finer."""
+    """Short side of the encoder input, px; None: as in pretraining. Larger inputs track more accurately."""
     layer: Layer = -1
-    """Block whose output is compared, after the encoder's norm; from 0, or negative from the end."""
+    """Encoder block whose output is compared (from 0; negative: from the end), followed by the encoder's norm."""
     seed: Seed = 0
-    """The random weights of untrained models follow from it."""
+    """Random seed of untrained models."""
     overwrite: bool = False
-    """Replace what an earlier run wrote."""
+    """Replace the files of an earlier run in the output folder."""

@@ -12,40 +12,40 @@ from openvjepa.errors import ConfigError
 
 @dataclass(frozen=True)
 class SurpriseConfig(LabelConfig, RateConfig, ComputeConfig):
-    """Everything `vjepa surprise` does."""
+    """Settings of `vjepa surprise`."""
 
     videos: tuple[Text, ...] = ()
-    """Videos: files, folders, lists or CSV files; with benchmark, its folder."""
+    """Videos: files, folders, lists or CSV files; with --benchmark, the folder of the benchmark."""
     model: str = ""
     """Model with predictor: a run folder of `vjepa pretrain`, a checkpoint file, or a name that `vjepa models` lists."""
     out: Text = "runs/surprise"
-    """Folder to write: surprise.csv and surprise.html."""
+    """Output folder for surprise.csv and surprise.html."""
     contexts: tuple[Few, ...] = ()
-    """Visible frames at the start of a window, whole tubelets; several are averaged. Empty: five from 1/8 to 5/8 of a window
-    (2, 4, 6, 8 and 10 of 16)."""
+    """Context lengths: visible frames at the start of a window, in whole tubelets; the errors of several are averaged. Empty:
+    five lengths from 1/8 to 5/8 of a window (2, 4, 6, 8 and 10 of 16)."""
     stride: Count = 2
-    """Sampled frames from the start of a window to that of the next."""
+    """Sampled frames between the starts of two windows."""
     pooling: Literal["mean", "max"] = "max"
-    """One number of a video from its windows. mean: for matched pairs. max: for single videos."""
+    """Aggregation over the windows of a video. mean: for matched pairs; max: for single videos."""
     benchmark: Literal["pairs", "intphys", "grasp", "inflevel"] | None = None
-    """Evaluate on matched possible and impossible videos. pairs: a folder of `vjepa data make-physics`. intphys (dev), grasp
-    and inflevel: those sets' own folders."""
+    """Benchmark of matched possible and impossible videos. pairs: a folder of `vjepa data make-physics`; intphys (dev set),
+    grasp, inflevel: folders in the published layouts."""
     split: Text | None = None
-    """pairs: only videos of this split; None: all pairs."""
+    """pairs: use only this split; None: all pairs."""
     annotate: bool = False
-    """Write a copy of each video, as the model sees it, beside its heat map (surprise-NAME.mp4)."""
+    """Write a video of the model input next to its heat map (surprise-NAME.mp4)."""
     pictures: Annotated[int, Range(0, 1000)] = 12
-    """Videos with pictures in the report: those with the highest ratio."""
+    """Number of videos with images in the report (those with the highest ratio)."""
     limit: Annotated[int, Range(1, 10**6)] | None = None
-    """Most videos that are measured, evenly spread over those given; None: all."""
+    """Maximum number of videos, evenly spaced over those given; None: all."""
     batch_size: Count = 8
-    """Windows in one pass."""
+    """Batch size, in windows."""
     seed: Seed = 0
-    """Random weights of untrained:MODEL, and draws of the bootstrap, follow from it."""
+    """Random seed of untrained models and the bootstrap."""
     json: bool = False
-    """Print JSON, for programs."""
+    """Print JSON instead of tables."""
     overwrite: bool = False
-    """Replace the files of an earlier run."""
+    """Replace the files of an earlier run in the output folder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,29 +57,29 @@ class SurpriseConfig(LabelConfig, RateConfig, ComputeConfig):
 
 @dataclass(frozen=True)
 class DecodeConfig(RateConfig, ComputeConfig):
-    """Everything `vjepa decode` does."""
+    """Settings of `vjepa decode`."""
 
     videos: tuple[Text, ...] = ()
     """Videos to decode: files, folders, lists or CSV files."""
     model: str = ""
     """Model with predictor: a run folder of `vjepa pretrain`, a checkpoint file, or a name that `vjepa models` lists."""
     fit: tuple[Text, ...] = ()
-    """Videos to fit the decoder on, apart from those that are decoded: files, folders, lists or CSV files."""
+    """Videos to fit the decoder on, different from those to decode: files, folders, lists or CSV files."""
     out: Text = "runs/decode"
-    """Folder to write: decode.png and decode.html."""
+    """Output folder for decode.png and decode.html."""
     context: Few | None = None
-    """Visible frames, whole tubelets; None: half of a window."""
+    """Number of visible frames, in whole tubelets; None: half of a window."""
     place: bool = True
-    """The decoder knows each token's place in the grid."""
+    """Give the decoder the position of each token in the grid."""
     pictures: Annotated[int, Range(1, 100)] = 4
-    """Videos in the pictures."""
+    """Number of videos to draw."""
     limit: Annotated[int, Range(1, 10**6)] | None = None
-    """Most videos that are decoded, and most that the decoder is fitted on, evenly spread; None: all."""
+    """Maximum number of videos to decode, and to fit on, evenly spaced; None: all."""
     batch_size: Count = 8
-    """Windows in one pass."""
+    """Batch size, in windows."""
     seed: Seed = 0
-    """Random weights of untrained:MODEL follow from it."""
+    """Random seed of untrained models."""
     json: bool = False
-    """Print JSON, for programs."""
+    """Print JSON instead of tables."""
     overwrite: bool = False
-    """Replace the files of an earlier run."""
+    """Replace the files of an earlier run in the output folder."""
