@@ -377,7 +377,10 @@ def test_help_says_what_every_option_is() -> None:
     out = " ".join(vjepa("pretrain", "--help").stdout.split())
     assert "--preset NAME Preset to start from" in out
     assert ", ".join(PRESETS) in out
-    assert "--precision {auto,fp32,bf16} auto: bf16 autocast if the hardware supports it, else fp32. (default: auto)" in out
+    assert (
+        "--precision {auto,fp32,bf16} auto: bf16 autocast if the hardware supports it, else fp32. (default: auto)"
+        in out
+    )
     assert "model options:" in out
     for verb in VERBS:
         for flag in flags_of(find(verb.config)):
