@@ -87,6 +87,18 @@ VERBS = (
         status=_bad,
     ),
     Verb(
+        "data split",
+        "Write a list with a column of splits or folds: classes alike in all, people and near-duplicates never divided.",
+        (
+            "vjepa data split videos/ --out list.csv",
+            "vjepa data split list.csv --out folds.csv --label action --group person --folds 5",
+        ),
+        "config.verbs.data:DivideConfig",
+        "data.splitting.listed:split_list",
+        positional=("source",),
+        render="cli.render.data:split",
+    ),
+    Verb(
         "data make-shapes",
         "Render labeled videos of moving shapes, with an index.csv.",
         ("vjepa data make-shapes shapes", "vjepa data make-shapes big --train 4000 --size 96 --texture 0.5"),

@@ -45,7 +45,7 @@ from openvjepa.config.verbs.commands import (
     PredictConfig,
     ProbeConfig,
 )
-from openvjepa.config.verbs.data import CheckConfig, PhysicsConfig, PrepareConfig, ShapesConfig
+from openvjepa.config.verbs.data import CheckConfig, DivideConfig, PhysicsConfig, PrepareConfig, ShapesConfig
 from openvjepa.config.verbs.finetune import FinetuneConfig
 from openvjepa.config.verbs.show import PropagationConfig, ShowConfig, TrackConfig
 from openvjepa.config.verbs.surprise import DecodeConfig, SurpriseConfig
@@ -73,6 +73,7 @@ __all__ = [
     "DataConfig",
     "DecodeConfig",
     "DemoConfig",
+    "DivideConfig",
     "EmbedConfig",
     "EncoderDims",
     "EvalProtocol",

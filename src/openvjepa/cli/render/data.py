@@ -10,10 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from openvjepa.cli.console import say, say_json, show
-from openvjepa.config import CheckConfig, PrepareConfig
+from openvjepa.config import CheckConfig, DivideConfig, PrepareConfig
 from openvjepa.data.copies.prepare import PrepareReport
 from openvjepa.data.lists.check import CheckReport, counts
 from openvjepa.data.lists.index import VideoIndex
+from openvjepa.data.splitting.listed import SplitReport
 from openvjepa.errors import printable
 
 
@@ -28,6 +29,23 @@ def check(report: CheckReport, config: CheckConfig) -> None:
 def prepare(report: PrepareReport, config: PrepareConfig) -> None:
     """Counts, sizes and the first bad files."""
     say(report.summary())
+
+
+def split(report: SplitReport, config: DivideConfig) -> None:
+    """Videos of each class in each part, what was kept together, and where the list is."""
+    parts = report.parts
+    table = Table("class")
+    for name in parts:
+        table.add_column(name, justify="right")
+    for name, row in report.counts.items():
+        table.add_row(_text(name), *(str(row[part]) for part in parts))
+    table.add_section()
+    table.add_row("all", *(str(sum(row[part] for row in report.counts.values())) for part in parts))
+    show(table)
+    say(f"{report.total} videos in {report.units} sets that are never divided")
+    for note in report.notes:
+        say(note)
+    say(f"wrote {report.out}")
 
 
 def made(path: Path, config: object) -> None:

@@ -22,6 +22,53 @@ class CheckConfig(LabelConfig, LoaderConfig):
     """Print JSON instead of a table."""
 
 
+Percent = Annotated[float, Range(0, 90)]
+
+
+@dataclass(frozen=True)
+class DivideConfig(LabelConfig):
+    """`vjepa data split`: which videos, and into what they are divided."""
+
+    source: Text
+    """Folder, list or CSV file of videos."""
+    out: Text = "list.csv"
+    """List to write, NAME.csv: the columns of the source with `split`, or `fold`."""
+    test: Percent | None = None
+    """Percent of the videos to test on; None: 20, with folds 0."""
+    val: Percent | None = None
+    """Percent of the videos to choose classifiers with; None: 10, with folds 0."""
+    folds: Annotated[int, Range(2, 1000)] | None = None
+    """Write a column `fold` with so many parts for cross-validation, in place of `split`."""
+    group: Text | None = None
+    """Column of a CSV that names the person, camera or source of each video: none of them is divided."""
+    near_duplicates: bool = True
+    """Keep near-duplicates together, which decodes three frames of each video; copies of a file are never divided."""
+    whole_files: bool = True
+    """Keep parts of one file (start, end) together; those that overlap are never divided."""
+    seed: Seed = 0
+    """The split follows from it, whatever the order of the list."""
+    workers: Workers | None = None
+    """Processes that decode; None: one per core, at most 8."""
+    overwrite: bool = False
+    """Replace the list if it exists."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.out.lower().endswith(".csv"):
+            raise ConfigError(f"out {self.out}: name a file that ends with .csv")
+        if self.folds is not None and (self.test or self.val):
+            raise ConfigError("folds take the place of test and val: give one or the other")
+        if sum(self.percent.values()) >= 100:
+            raise ConfigError("test and val must add up to less than 100 percent")
+        if self.folds is None and not any(self.percent.values()):
+            raise ConfigError("test and val are both 0: there is nothing to divide")
+
+    @property
+    def percent(self) -> dict[str, float]:
+        """Split that is held out -> percent of the videos."""
+        return {"test": 20.0 if self.test is None else self.test, "val": 10.0 if self.val is None else self.val}
+
+
 @dataclass(frozen=True)
 class ShapesConfig(Config):
     """Settings of `vjepa data make-shapes`."""

@@ -12,7 +12,7 @@ import numpy as np
 from openvjepa.data.lists.activitynet import read_activitynet
 from openvjepa.data.lists.folders import BY_FOLDER, read_folder
 from openvjepa.data.lists.records import SPLITS, Row, VideoIndex, VideoRecord, sorted_classes
-from openvjepa.data.lists.tables import beside, list_rows, read_table, table_rows
+from openvjepa.data.lists.tables import Table, beside, list_rows, read_table, table_rows
 from openvjepa.data.media.files import expanded, why_not_readable
 from openvjepa.data.media.video import MEDIA_EXTENSIONS
 from openvjepa.errors import DataError
@@ -66,6 +66,20 @@ def read_index(source: str | Path, *, label: str | None = None, group: str | Non
     if path.suffix.lower() == ".json":
         return _index(path, read_activitynet(path), "annotations of the file")
     return _read_text(path, label, group)
+
+
+def source_table(source: str | Path) -> Table | None:
+    """The CSV file that `read_index` reads; None where the videos are listed by something else.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    path = expanded(source)
+    if path.is_dir():
+        path = _table_in(path)
+    if path is None or path.suffix.lower() in {*MEDIA_EXTENSIONS, ".json"}:
+        return None
+    return read_table(path)
 
 
 def _table_in(folder: Path) -> Path | None:

@@ -33,6 +33,8 @@ class VideoRecord:
     """End of that part, s; None: the end of the video."""
     group: str | None = None
     """What it has in common with other videos: a person, a camera, a source."""
+    fold: str | None = None
+    """Part of a cross-validation that it is tested in."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", os.fspath(self.path))

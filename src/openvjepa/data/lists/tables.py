@@ -19,7 +19,7 @@ _SYNONYMS = frozenset(
 _SEPARATORS = (",", ";", "\t")
 _METADATA = {"frames": int, "fps": float, "duration": float}  # columns that describe a video, in VideoRecord's order
 _TIMES = ("start", "end")  # columns that name a part of a video, s
-_OTHER_COLUMNS = frozenset(("path", "split", *_METADATA, *_TIMES))
+_OTHER_COLUMNS = frozenset(("path", "split", "fold", *_METADATA, *_TIMES))
 _EXPECTED = "'path label', a path alone, or in line 1 the header of a CSV with a column 'path'"
 
 
@@ -166,7 +166,7 @@ def _record(row: dict[str, str]) -> VideoRecord:
         times = [float(row[name]) if row.get(name) else None for name in _TIMES]
     except ValueError as error:
         raise ValueError(f"not a number in {', '.join((*_METADATA, *_TIMES))}: {error}") from None
-    return VideoRecord(row["path"], None, split, *metadata, *times)
+    return VideoRecord(row["path"], None, split, *metadata, *times, fold=row.get("fold") or None)
 
 
 def _label_column(table: Table, label: str | None, group: str | None) -> str | None:

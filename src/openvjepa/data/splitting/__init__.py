@@ -1,0 +1,1 @@
+"""How labeled videos are divided: what must stay together, and lists with a column of splits or folds."""
