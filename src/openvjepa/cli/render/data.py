@@ -24,6 +24,8 @@ def check(report: CheckReport, config: CheckConfig) -> None:
         say_json(report.to_dict())
     else:
         show(check_tables(report))
+        if report.gain is not None:
+            say(report.gain)
 
 
 def prepare(report: PrepareReport, config: PrepareConfig) -> None:

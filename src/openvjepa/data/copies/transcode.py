@@ -87,8 +87,6 @@ def copy_video(source: str, target: Path, *, short_side: int, gop: int, crf: int
         VideoError: the source cannot be read, or not be copied as it is.
         OSError: the target cannot be written.
     """
-    # x264's AVX-512 code for macroblock trees differs from run to run; without them, equal originals give equal copies.
-    options = {"preset": "veryfast", "tune": "fastdecode", "mbtree": "0", "crf": str(crf), "g": str(gop)}
     video, errors = open_video(source), []
     with replacing(target) as part:
         images = _images(video, short_side, errors)
@@ -99,7 +97,7 @@ def copy_video(source: str, target: Path, *, short_side: int, gop: int, crf: int
             video.times,
             fps=video.fps,
             base=_time_base(video.times, first.time_base),
-            options=options,
+            options=copy_options(gop, crf),
             threads=1,
             source=video.path,
         )
@@ -107,6 +105,14 @@ def copy_video(source: str, target: Path, *, short_side: int, gop: int, crf: int
         if copy.frame_count != video.frame_count or not np.allclose(copy.times, video.times, rtol=0, atol=1e-6):
             raise VideoError(source, "a copy cannot keep its time stamps")
     return Facts(video.frame_count, video.fps, video.duration, len(errors))
+
+
+def copy_options(gop: int, crf: int) -> dict[str, str]:
+    """Options of x264 for copies.
+
+    Its AVX-512 code for macroblock trees differs from run to run; without them, equal originals give equal copies.
+    """
+    return {"preset": "veryfast", "tune": "fastdecode", "mbtree": "0", "crf": str(crf), "g": str(gop)}
 
 
 def _time_base(times: NDArray[np.float64], base: Any) -> Fraction:
@@ -162,11 +168,16 @@ def _shown(files: list[Path], errors: list[str]) -> Iterator[tuple[int, av.Video
         yield number, frame
 
 
+def copy_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Width and height of a copy, px: even, the short side as close to `short_side` as that allows, never larger than before."""
+    scale = min(1.0, short_side / min(width, height))
+    small = [max(2, 2 * min(round(side * scale / 2), side // 2)) for side in (width, height)]
+    return small[0], small[1]
+
+
 def _image(frame: av.VideoFrame, short_side: int, reformatter: VideoReformatter) -> av.VideoFrame:
     """The frame as yuv420p, even-sized, upright, and with a short side of at most `short_side` px."""
-    scale = min(1.0, short_side / min(frame.width, frame.height))
-    # To the nearest even number, but never larger than the frame.
-    width, height = (max(2, 2 * min(round(side * scale / 2), side // 2)) for side in (frame.width, frame.height))
+    width, height = copy_size(frame.width, frame.height, short_side)
     matrix = Colorspace.ITU709 if frame.format.is_rgb else None
     small = reformatter.reformat(frame, width, height, "yuv420p", dst_colorspace=matrix, threads=1)
     return _turned(small, frame.rotation // 90 % 4) if frame.rotation else small

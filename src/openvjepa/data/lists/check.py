@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from openvjepa.data.copies.gain import PrepareGain, prepare_gain
 from openvjepa.data.cores import process_count
 from openvjepa.data.lists.index import VideoIndex, read_index
 from openvjepa.data.media.images import is_image_name
@@ -25,6 +26,8 @@ class CheckReport:
     good: tuple[VideoInfo, ...]
     bad: dict[str, str]
     """Path -> reason; files that decode with errors are in `good` and listed in `damaged`."""
+    gain: PrepareGain | None = None
+    """How much cheaper reading would become with `vjepa data prepare`; None where no file can be read."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -56,6 +59,9 @@ class CheckReport:
             "codecs": counts(info.codec for info in self.good),
             "bad": self.bad,
             "damaged": self.damaged,
+            "prepare": None
+            if self.gain is None
+            else {**asdict(self.gain), "times_cheaper": round(self.gain.factor, 2)},
         }
 
     def class_counts(self) -> list[tuple[str, int]]:
@@ -92,7 +98,8 @@ def check_index(source: str | Path, *, label: str | None = None, workers: int | 
         bad |= _missing_parts(index, good)
     except BrokenProcessPool:
         raise DataError(f"{source}: a decoding process died, perhaps for lack of memory: use fewer workers") from None
-    return CheckReport(index, tuple(good), bad)
+    fine = [record for record in index.records if record.path not in bad and record.name not in bad]
+    return CheckReport(index, tuple(good), bad, prepare_gain(fine))
 
 
 def _files(index: VideoIndex) -> tuple[str, ...]:
