@@ -260,7 +260,7 @@ def reliability(probabilities: NDArray[np.float64], labels: Labels, bins: int = 
     """Confidence and accuracy in bins of equal width, by the probability of the most probable class."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     places = np.clip(np.ceil(confidence * bins - 1e-9).astype(int) - 1, 0, bins - 1)
-    found = []
+    found: list[Bin] = []
     for i in range(bins):
         inside = places == i
         means = (float(confidence[inside].mean()), float(right[inside].mean())) if inside.any() else (None, None)
@@ -289,8 +289,8 @@ def rankme(features: Tensor) -> float:
     gram = (
         centered.T @ centered if len(centered) > centered.shape[1] else centered @ centered.T
     )  # the smaller of the two
-    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-    shares = values / values.sum().clamp_min(1e-12)
+    values: Tensor = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    shares: Tensor = values / values.sum().clamp_min(1e-12)
     return torch.exp(-torch.xlogy(shares, shares).sum()).item()
 
 

@@ -98,7 +98,8 @@ def measure_step(config: BenchConfig, name: str) -> dict[str, Any]:
     device, model = _place(config), ModelConfig(arch=name)
     size, steps = config.batch_size or _batch_size(config, device, name), 3 if config.quick else 6
     dtype = choose_dtype(device, config.precision)[0]
-    batch, times, peaks = random_batch(model, size, MASKS), [], [product_rate(dtype, device=device)]
+    batch, peaks = random_batch(model, size, MASKS), [product_rate(dtype, device=device)]
+    times: list[float] = []
 
     def batches(_: int) -> Iterator[dict[str, Any]]:
         for _ in range(steps):
@@ -142,7 +143,7 @@ def measure_inference(config: BenchConfig, name: str) -> dict[str, Any]:
     encoder = new_encoder(model, dtype).to(device).eval()
     clip = torch.randn(1, 3, model.num_frames, *model.image_hw, device=device).to(dtype)
     encoder(clip)
-    times, peaks = [], [product_rate(dtype, device=device)]
+    times, peaks = list[float](), [product_rate(dtype, device=device)]
     for _ in range(3 if config.quick else 10):
         times += _seconds(lambda: encoder(clip), device, 1)
         peaks.append(product_rate(dtype, device=device, repeats=3))
@@ -198,7 +199,7 @@ def _batch_size(config: BenchConfig, device: torch.device, name: str) -> int:
 
 def _seconds(run: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
     run()
-    times = []
+    times: list[float] = []
     for _ in range(repeats):
         _wait(device)
         started = time.perf_counter()

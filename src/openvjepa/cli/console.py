@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ class _Handler(logging.Handler):
 
 
 @contextmanager
-def messages() -> Iterator[None]:
+def messages() -> Generator[None]:
     """While the context is open, the library's messages and its progress are shown."""
     logger, handler = logging.getLogger("openvjepa"), _Handler()
     level = logger.level

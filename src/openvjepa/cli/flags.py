@@ -130,7 +130,7 @@ def build(kind: type[Config], values: Mapping[str, Any], base: Config | None = N
     Raises:
         ConfigError: the settings are impossible.
     """
-    hints, settings = _hints(kind), {}
+    hints, settings = _hints(kind), dict[str, Any]()
     for item in dataclasses.fields(kind):
         nested = _nested(hints[item.name])
         below = None if base is None else getattr(base, item.name)
@@ -144,7 +144,9 @@ def build(kind: type[Config], values: Mapping[str, Any], base: Config | None = N
 
 
 def _flags(kind: type[Config], base: Config | None, group: str, about: str) -> list[Flag]:
-    hints, texts, flags, nested = _hints(kind), _field_texts(kind), [], []
+    hints, texts = _hints(kind), _field_texts(kind)
+    flags: list[Flag] = []
+    nested: list[Flag] = []
     fields = {item.name: item for item in dataclasses.fields(kind)}
     for name in field_names(kind):
         item, hint = fields[name], hints[name]

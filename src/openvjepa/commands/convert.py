@@ -85,7 +85,7 @@ def write_meta(path: Path, model: LoadedModel) -> tuple[str, ...]:
             f"{model.source}: Meta's code knows neither time_attention {model.config.time_attention} nor output_positions, and "
             "would compute other features: write --to openvjepa, or export --to onnx"
         )
-    files, notes = meta_files(path), []
+    files, notes = meta_files(path), list[str]()
     if model.probe is not None and not isinstance(model.probe, AttentiveClassifier):
         raise ConfigError(f"{model.source}: Meta has no layout for a linear probe: probe with --kinds attentive")
     encoder = _prefixed(model.encoder, "module.backbone.")
@@ -191,7 +191,7 @@ def _probe_container(probe: AttentiveClassifier, labels: tuple[str, ...] | None)
 
 
 def _probe_notes(probe: AttentiveClassifier, encoder_heads: int) -> list[str]:
-    facts, notes = probe_settings(probe), []
+    facts, notes = probe_settings(probe), list[str]()
     heads = V2_HEADS if facts["style"] == "v2" else encoder_heads
     if facts["num_heads"] != heads:
         notes.append(

@@ -65,7 +65,7 @@ def decode_videos(config: DecodeConfig) -> DecodeResult:
         spec = clip_spec(model, config)
         fitted, _ = _windows(chosen(source, config.limit or len(source)), spec, model, skipped)
         shown, names = _windows(chosen(index, config.limit or len(index)), spec, model, skipped)
-        batches = list(fitted.split(config.batch_size))
+        batches = torch.split(fitted, config.batch_size)
         decoder = fit_ridge(model, batches, place=config.place, runtime=runtime)
         mean = mean_tokens(model, batches, runtime)
         found = _decode(model, decoder, shown, context, mean, config.batch_size, runtime)
@@ -78,7 +78,8 @@ def _windows(
     paths: Sequence[str], spec: ClipSpec, model: PredictiveModel, skipped: dict[str, str]
 ) -> tuple[Tensor, list[str]]:
     """The window in the middle of each video, uint8 [n, 3, T, H, W], and the names; what cannot be read is noted."""
-    parts, names = [], []
+    parts: list[Tensor] = []
+    names: list[str] = []
     for path in paths:
         try:
             video = open_video(path)
@@ -111,7 +112,7 @@ def _decode(
     runtime: Runtime,
 ) -> Decoded:
     def parts() -> Iterator[Decoded]:
-        for batch in windows.split(batch_size):
+        for batch in torch.split(windows, batch_size):
             yield decode(model, decoder, batch, context, mean, runtime)
 
     found = list(parts())

@@ -13,6 +13,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ from openvjepa.weights.hub import save_model
 log = logging.getLogger("openvjepa")
 
 LABELS = ("motion", "appearance")
-WORLD = {"size": 48, "texture": 0.3, "clutter": 2}
+WORLD: dict[str, Any] = {"size": 48, "texture": 0.3, "clutter": 2}  # fields of ShapesConfig
 TRAIN_VIEWS = 3
 SHOWN = 6  # test videos in the report
 
@@ -205,7 +206,7 @@ def _probe_all(
         seed=config.seed,
         threads=config.threads,
     )
-    outcomes = {}
+    outcomes: dict[str, dict[str, Outcome]] = {}
     folder = f"probe-{title.replace(', ', '-').replace(' ', '-')}"
     for name, run in (("pretrained", out / folder), ("untrained", out / f"{folder}-untrained")):
         model = out / ("pretrain" if name == "pretrained" else "untrained")

@@ -166,8 +166,8 @@ def reduce_tokens(tokens: Tensor, height: int, width: int, what: str) -> Tensor:
     """Tokens of the clips of one file, [V, N, D] -> pooled [D], frames [T', D] or grid [T', H', W', D] (V > 1: [V, ...])."""
     if what == "pooled":
         return tokens.mean((0, 1))
-    grid = tokens.unflatten(1, (-1, height, width))
-    kept = grid.mean((2, 3)) if what == "frames" else grid
+    grid: Tensor = tokens.unflatten(1, (-1, height, width))
+    kept: Tensor = grid.mean((2, 3)) if what == "frames" else grid
     return kept[0] if len(kept) == 1 else kept
 
 

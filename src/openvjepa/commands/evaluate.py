@@ -45,8 +45,16 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     if not config.overwrite and any((out / name).exists() for name in RUN_FILES):
         raise ConfigError(f"{out}: holds an evaluation already: add --overwrite to replace it, or choose another --out")
     chosen = videos_for(config.model, config.source, label=config.label, split=config.split, group=config.group)
-    shown = {"segments": config.segments, "views": config.views, "placement": config.placement, "fit": config.fit}
-    members = load_members(config.model, chosen.index.records, frame_step=config.frame_step, fps=config.fps, **shown)
+    members = load_members(
+        config.model,
+        chosen.index.records,
+        segments=config.segments,
+        views=config.views,
+        placement=config.placement,
+        fit=config.fit,
+        frame_step=config.frame_step,
+        fps=config.fps,
+    )
     if config.combine is not None:
         check_combinable(members)
     for member in members:
@@ -82,5 +90,5 @@ def _write_predictions(result: EvaluateResult) -> None:
         for row, record in enumerate(result.index.records):
             said = [(int(v.probabilities[row].argmax()), float(v.probabilities[row].max())) for v in result.evaluations]
             cells = [cell for best, share in said for cell in (result.classes[best], f"{share:.6f}")]
-            times = [record.start, record.end] if parts else []
+            times: list[float | None] = [record.start, record.end] if parts else []
             writer.writerow(map(safe_cell, [record.path, *times, result.classes[result.labels[row]], *cells]))

@@ -49,8 +49,16 @@ def predict(config: PredictConfig) -> list[Prediction]:
     records = tuple(record for record, error in wanted if error is None)
     _check_files(config, [record for record, _ in wanted])
     segments = config.segments if config.window is None else config.segments or 1
-    shown = {"segments": segments, "views": config.views, "placement": config.placement, "fit": config.fit}
-    members = load_members(config.model, records, frame_step=config.frame_step, fps=config.fps, **shown)
+    members = load_members(
+        config.model,
+        records,
+        segments=segments,
+        views=config.views,
+        placement=config.placement,
+        fit=config.fit,
+        frame_step=config.frame_step,
+        fps=config.fps,
+    )
     if config.combine is not None or config.window is not None:
         check_combinable(members)
     with make_runtime(config) as runtime:

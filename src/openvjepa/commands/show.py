@@ -93,7 +93,7 @@ def gather(sources: Sequence[str], label: str | None) -> VideoIndex:
         DataError: a list cannot be read.
         ConfigError: several sources with labels, whose classes differ.
     """
-    parts = []
+    parts: list[VideoIndex] = []
     for source in sources:
         named = Path(source).suffix.lower() not in LISTS and not Path(source).is_dir()
         parts.append(VideoIndex((VideoRecord(source),), None, source) if named else read_index(source, label=label))

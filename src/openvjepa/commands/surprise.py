@@ -105,7 +105,7 @@ def clip_spec(model: PredictiveModel, rate: RateConfig) -> ClipSpec:
 
 def _follow(model: PredictiveModel, paths: Sequence[str], settings: FollowSettings) -> list[VideoSurprise | VideoError]:
     mean = reference_mean(model, paths, settings)
-    found = []
+    found: list[VideoSurprise | VideoError] = []
     with Meter("measuring surprise", len(paths)) as meter:
         for video in follow_all(model, paths, settings, mean):
             found.append(video)

@@ -105,7 +105,7 @@ def _check(config: TrackConfig) -> np.ndarray | None:
     try:
         places = [[float(number) for number in point.split(",")] for point in config.points]
     except ValueError:
-        places = [[]]
+        places = list[list[float]]([[]])
     if any(len(place) != 2 for place in places):
         raise ConfigError(f"points {' '.join(config.points)}: write each as x,y in pixels, such as 120,80")
     return np.array(places) if places else None

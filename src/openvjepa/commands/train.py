@@ -107,7 +107,10 @@ def _search(
     config: ClassifierConfig, splits: dict[str, VideoIndex], runtime: Runtime, deadline: float
 ) -> tuple[Encoded, list[Candidate], dict[str, str]]:
     """The best encoder's features, all candidates, and why encoders were not tried."""
-    best, leader, candidates, skipped = None, None, [], {}
+    best: Encoded | None = None
+    leader: Candidate | None = None
+    candidates: list[Candidate] = []
+    skipped: dict[str, str] = {}
     for name in config.model or default_models():
         model = load_model(name)
         model.encoder.to(runtime.device)

@@ -55,7 +55,7 @@ class Augmentation:
 
 def _alike(operation: Any, frames: Tensor) -> Tensor:
     """An operation of kornia on all frames [T, 3, H, W], with the parameters that it draws for the first one."""
-    first, *others = frames.split(1)
+    first, *others = torch.split(frames, 1)
     changed = [operation(first)]
     parameters = operation._params  # noqa: SLF001 (kornia has no public name for them)
     return torch.cat(changed + [operation(frame, params=parameters) for frame in others])

@@ -164,7 +164,7 @@ def meta_frame_indices(
     """
     clip_len = frames_per_clip * frame_step
     partition = frame_count // num_clips
-    clips = []
+    clips: list[NDArray[np.int64]] = []
     for i in range(num_clips):
         if partition > clip_len:
             end = np.random.randint(clip_len, partition) if random_sampling else clip_len

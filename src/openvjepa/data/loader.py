@@ -140,7 +140,7 @@ class PretrainBatches(Dataset[Batch]):
             truncation=self.masking.truncation,
             generator=seeded(self.seed, _MASK, step, part, self.rank),
         )
-        batch = {
+        batch: Batch = {
             "clips": torch.stack([clip for clip, _, _ in samples]),
             "labels": torch.tensor([label for _, label, _ in samples]),
             "masks_enc": [enc for enc, _ in pairs],

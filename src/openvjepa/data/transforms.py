@@ -41,7 +41,7 @@ def resize(frames: Tensor, size: tuple[int, int], *, antialias: bool = True) -> 
     if antialias:
         return F.interpolate(frames, size=size, mode="bilinear", antialias=True)
     # Torch's own arithmetic for uint8 is coarser; frame by frame, since floats take four times the memory.
-    floats = (F.interpolate(frame.float(), size=size, mode="bilinear") for frame in frames.split(1))
+    floats = (F.interpolate(frame.float(), size=size, mode="bilinear") for frame in torch.split(frames, 1))
     return torch.cat([frame.round().to(torch.uint8) for frame in floats])
 
 
@@ -123,7 +123,7 @@ def eval_views(
     covering = _cover(clip.shape[2], clip.shape[3], int(height * margin), int(width * margin))
     resized = resize(clip, covering, antialias=antialias)
     spare_h, spare_w = resized.shape[2] - height, resized.shape[3] - width
-    crops = []
+    crops: list[Tensor] = []
     for view in range(views):
         top, left = (spare // 2 if antialias else round(spare / 2) for spare in (spare_h, spare_w))
         if views > 1 and spare_w >= spare_h:

@@ -51,7 +51,7 @@ class ViewMaker:
             frames: of the clip, uint8 [T, H, W, 3].
             generator: source of all draws.
         """
-        made = []
+        made: list[View] = []
         for (size, scale), grid in zip(self.kinds, self.grids, strict=True):
             clip = train_transform(
                 frames, size, scale=scale, ratio=self.data.crop_ratio, hflip=self.data.hflip, generator=generator
@@ -74,7 +74,8 @@ def jitter_colors(clip: Tensor, strength: float, generator: torch.Generator) -> 
     """
     if not strength:
         return clip
-    contrast, brightness, *gains = (1 + strength * (2 * torch.rand(5, generator=generator) - 1)).tolist()
+    draws: list[float] = (1 + strength * (2 * torch.rand(5, generator=generator) - 1)).tolist()
+    contrast, brightness, *gains = draws
     colors = 1 + (torch.tensor(gains) - 1).view(3, 1, 1, 1) / 2
     pixels = clip.float()
     mean = pixels.mean()

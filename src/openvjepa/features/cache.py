@@ -109,7 +109,7 @@ def encode_together(
             raise DataError(f"{cache_dir}: cannot write encoded features: {reason}; {_SAVE_SPACE}") from None
         for folder in missing:
             found[folder] = _open_cache(folder, plan.clips, reused=False)
-    sets = []
+    sets: list[FeatureSet] = []
     for folder in folders:
         features = found[folder]
         if features is None:

@@ -174,7 +174,7 @@ def encode_planned(encoder: Encoder, clips: Tensor, settings: EncodeSettings) ->
         runtime=settings.runtime,
         layer=settings.layer,
     )
-    return features.unflatten(0, clips.shape[:2])
+    return torch.unflatten(features, 0, clips.shape[:2])
 
 
 def check_bad(skipped: dict[str, str], total: int, max_bad: float) -> None:

@@ -22,7 +22,7 @@ def pixel_tokens(recipe: PretrainConfig, index: VideoIndex, views: int, seed: in
     random = EvalClips(index, spec, recipe.model.image_hw, augment=views - 1, seed=seed) if views > 1 else None
     pool = max(1, recipe.model.patch_size // 4)
     kernel = (recipe.model.tubelet_size, recipe.model.patch_size // pool, recipe.model.patch_size // pool)
-    rows = []
+    rows: list[NDArray[np.float32]] = []
     for i in range(len(index)):
         clips = torch.cat([plain[i][0], random[i][0]]) if random else plain[i][0]
         rows.append(cut_tubelets(F.avg_pool3d(normalize(clips), (1, pool, pool)), kernel).numpy())

@@ -59,8 +59,10 @@ FREE = (
     "threads",
     "workers",
     "eval_batch",
+    "max_bad",
+    "watts",
+    "grams_per_kwh",
 )
-FREE += ("max_bad", "watts", "grams_per_kwh")
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,10 @@ class FinetuneRun:
         self, splits: dict[str, VideoIndex]
     ) -> tuple[dict[str, VideoIndex], dict[str, str], dict[str, NDArray[Any]]]:
         """The videos that can be read, why the others cannot, and the features where they are cached."""
-        config, kept, skipped, features = self.config, {}, {}, {}
+        config = self.config
+        kept: dict[str, VideoIndex] = {}
+        skipped: dict[str, str] = {}
+        features: dict[str, NDArray[np.float16]] = {}
         for name, index in splits.items():
             if not self.cached:
                 kept[name], bad = readable(

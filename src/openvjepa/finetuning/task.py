@@ -101,7 +101,7 @@ class Best:
     loss: float = float("inf")
     waited: int = 0
     """Epochs since then."""
-    weights: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def better(self, top1: float, loss: float) -> bool:
         """More accurate, or just as accurate with a lower loss."""
@@ -203,7 +203,8 @@ class FinetuneTask(Task):
         """
         best, own = Best(**state), self.trained()
         fits = best.weights.keys() in (set(), own.keys()) and all(
-            isinstance(value, Tensor) and value.shape == own[name].shape for name, value in best.weights.items()
+            isinstance(value, Tensor) and value.shape == own[name].shape  # pyright: ignore[reportUnnecessaryIsInstance] (it comes from a file)
+            for name, value in best.weights.items()
         )
         if not fits or type(best.step) is not int or type(best.waited) is not int or not best.top1 <= 100:
             raise ValueError("the best weights so far do not fit")

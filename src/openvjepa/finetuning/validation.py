@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from openvjepa.data.lists.index import VideoIndex
 from openvjepa.data.transforms import normalize
@@ -29,7 +30,7 @@ def feature_probabilities(
     task: FinetuneTask, x: NDArray[Any], batch_size: int, runtime: Runtime
 ) -> NDArray[np.float64]:
     """Class probabilities [n, C] of videos with cached features [n, V, N, D]: the softmax of the clips, averaged."""
-    parts, step = [], max(1, batch_size // x.shape[1])
+    parts, step = list[Tensor](), max(1, batch_size // x.shape[1])
     for start in range(0, len(x), step):
         tokens = torch.from_numpy(np.array(x[start : start + step], dtype=np.float32)).to(runtime.device)
         with runtime.autocast():
@@ -47,7 +48,7 @@ def clip_probabilities(
     Raises:
         DataError: a video cannot be read any more.
     """
-    parts = []
+    parts: list[Tensor] = []
     for clips, places, reasons in planned_clips(index, plan, batch_size=batch_size, workers=workers):
         for place, reason in zip(places, reasons, strict=True):
             if reason:

@@ -178,7 +178,7 @@ def answers_of(
     members: Sequence[Member], probabilities: Sequence[Probabilities], how: Combine, top: int
 ) -> list[tuple[Answer, ...]]:
     """Of each video, the answer of each label set; probabilities [n, C] of each member."""
-    sets = []
+    sets: list[list[Answer]] = []
     for group, classes, shares in combined(members, probabilities, how):
         names = tuple(members[i].name for i in group)
         sets.append([Answer(names, best_of(row, classes, top)) for row in shares])

@@ -53,7 +53,7 @@ class EvaluateResult:
     """Videos that a run was trained on or chosen with, which are not evaluated."""
     seen: int = 0
     """Videos that a run was trained on or chosen with, which are evaluated, as they were asked for by split."""
-    unknown: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict[str, str])
     """Runs that do not say which videos they were trained on -> why; their accuracy may be too high."""
 
     @property

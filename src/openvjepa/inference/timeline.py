@@ -71,7 +71,7 @@ class Timeline:
 
     def scenes(self) -> list[Scene]:
         """Stretches of windows with the same likeliest class, one after the other, without gaps."""
-        borders, labels, scenes = self.borders(), self.labels, []
+        borders, labels, scenes = self.borders(), self.labels, list[Scene]()
         for label, group in groupby(range(len(labels)), key=labels.__getitem__):
             numbers = list(group)
             probability = 0.0 if label is None else float(self.probabilities[numbers, label].mean())

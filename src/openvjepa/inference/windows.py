@@ -63,7 +63,7 @@ def follow(
                 if good:
                     shown = torch.stack([c for _, c in good])
                     features = encode(first.encoder, shown.flatten(0, 1), batch_size=BATCH, runtime=runtime)
-                    for (place, _), tokens in zip(good, features.unflatten(0, shown.shape[:2]), strict=True):
+                    for (place, _), tokens in zip(good, torch.unflatten(features, 0, shown.shape[:2]), strict=True):
                         for number in group:
                             probabilities[number][place] = members[number].classifier.probabilities(tokens)
                 done += len(clips)

@@ -76,7 +76,7 @@ class ActionPredictor(nn.Module):
         x = x.flatten(1, 2)
         for block in self.predictor_blocks:
             x = block(x, rope, may_see)
-        x = x.unflatten(1, (steps, -1))[:, :, len(conditions) :].flatten(1, 2)
+        x = torch.unflatten(x, 1, (steps, -1))[:, :, len(conditions) :].flatten(1, 2)
         return self.predictor_proj(self.predictor_norm(x))
 
     def _places(self, steps: int, conditions: int, device: torch.device) -> list[Tensor]:

@@ -146,14 +146,14 @@ class JEPA(nn.Module):
         """
         target: list[Tensor] = list(self.target_encoder.parameters())
         online: list[Tensor] = list(self.encoder.parameters())
-        torch._foreach_lerp_(target, online, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(target, online, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage] (it has no public name)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Each trained module with decay, then each without; biases and 1-D parameters do not decay.
 
         Each group says which `module` it belongs to and whether it is to `decay`. Frozen position codes are left out.
         """
-        groups = []
+        groups: list[dict[str, Any]] = []
         for decay in (True, False):
             for name in ("encoder", "predictor", "next_latent", "view_agreement"):
                 module = getattr(self, name)

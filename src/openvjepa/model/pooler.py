@@ -183,7 +183,7 @@ def cell_means(tokens: Sequence[int], cells: Sequence[int]) -> Tensor:
 
 def average_softmax(logits: Tensor, clips: int) -> Tensor:
     """Logits of clips [..., n * clips, C], the clips of a video one after the other -> probabilities [..., n, C]."""
-    return logits.softmax(-1).unflatten(-2, (-1, clips)).mean(-2)
+    return torch.unflatten(logits.softmax(-1), -2, (-1, clips)).mean(-2)
 
 
 def attentive_logits(heads: Sequence[AttentiveClassifier], tokens: Tensor) -> Tensor:
@@ -206,10 +206,10 @@ def attentive_logits(heads: Sequence[AttentiveClassifier], tokens: Tensor) -> Te
     q = torch.baddbmm(stack(lambda b: b.xattn.q.bias)[..., None], stack(lambda b: b.xattn.q.weight), query[..., None])
     key, value = stack(lambda b: b.xattn.kv.weight).chunk(2, dim=1)  # [K, D, D] each
     value_bias = stack(lambda b: b.xattn.kv.bias).chunk(2, dim=1)[1]
-    q, key, value = (part.unflatten(1, (num_heads, -1)) for part in (q[..., 0], key, value))  # [K, h, d(, D)]
+    q, key, value = (torch.unflatten(part, 1, (num_heads, -1)) for part in (q[..., 0], key, value))  # [K, h, d(, D)]
     folded = torch.einsum("khd,khdc->khc", q, key) * scale[:, None] / math.sqrt(q.shape[-1])
     attention = (x @ folded.flatten(0, 1).T).softmax(1)  # [B, N, K h]
-    pooled = (attention.transpose(1, 2) @ x).unflatten(1, (len(heads), num_heads))  # [B, K, h, D]
+    pooled = torch.unflatten(attention.transpose(1, 2) @ x, 1, (len(heads), num_heads))  # [B, K, h, D]
     pooled = pooled * scale[:, None] + shift[:, None]
     read = torch.einsum("bkhc,khdc->kbhd", pooled, value).flatten(2) + value_bias[:, None]  # [K, B, D]
     return torch.stack([_after_attention(*parts) for parts in zip(heads, blocks, query, read, strict=True)])

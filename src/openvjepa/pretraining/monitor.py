@@ -55,8 +55,8 @@ class CollapseMonitor:
     @torch.no_grad()
     def _features(self) -> Tensor:
         encoder = self.task.jepa.target_encoder
-        chunks = []
-        for clips in self.clips.split(32):
+        chunks: list[Tensor] = []
+        for clips in torch.split(self.clips, 32):
             with self.runtime.autocast():
                 chunks.append(encoder(normalize(clips.to(self.runtime.device))).float().cpu())
         return torch.cat(chunks)

@@ -93,7 +93,7 @@ def train_attentive(
     epochs, steps = recipe.epochs_for(len(train_x)), recipe.steps_per_epoch(len(train_x))
     optimizer = _optimizer(heads, recipe, device)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
-    losses, stop = [], _EarlyStopping(heads, max(PATIENCE, epochs // 2))
+    losses, stop = list[NDArray[np.float64]](), _EarlyStopping(heads, max(PATIENCE, epochs // 2))
     for epoch in range(epochs):
         loss, hits = _epoch(heads, (train_x, train_y), recipe, epoch, optimizer, schedule)
         losses.append(loss.double().numpy())
@@ -214,7 +214,7 @@ def _grid_probabilities(heads: Sequence[AttentiveClassifier], x: Features, devic
     """Class probabilities of every probe, averaged over the clips of each video: [n, V, N, D] -> [K, n, C]."""
     clips = x.shape[1]
     videos = max(1, ROWS // clips)
-    parts = []
+    parts: list[Tensor] = []
     for start in range(0, len(x), videos):
         tokens = _to(x[start : start + videos], device).flatten(0, 1)
         parts.append(average_softmax(attentive_logits(heads, tokens), clips).double().cpu())

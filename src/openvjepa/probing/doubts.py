@@ -18,8 +18,8 @@ def differ(val: NDArray[np.bool_], test: NDArray[np.bool_]) -> str | None:
     Args:
         val, test: which videos are classified correctly.
     """
-    table = [[int(part.sum()), int((~part).sum())] for part in (val, test)]
-    p_value = float(np.asarray(stats.fisher_exact(table))[1])
+    table = np.array([[int(part.sum()), int((~part).sum())] for part in (val, test)])
+    p_value = float(stats.fisher_exact(table).pvalue)
     if p_value >= SIGNIFICANT:
         return None
     return (
@@ -41,10 +41,10 @@ def near_duplicates(train: NDArray[np.float64], test: NDArray[np.float64]) -> ND
     center, scale = train.mean(0), train.std(0)
     scale = np.where(scale > 1e-8, scale, 1.0)
     a, b = (_unit((x - center) / scale) for x in (train, test))
-    among = a @ a.T
+    among: NDArray[np.float64] = a @ a.T
     np.fill_diagonal(among, -1)
     typical = float(np.median(1 - among.max(1)))
-    similarity = b @ a.T
+    similarity: NDArray[np.float64] = b @ a.T
     nearest = similarity.argmax(1)
     return np.where(1 - similarity.max(1) < NEAR * typical, nearest, -1)
 

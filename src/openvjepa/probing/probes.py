@@ -117,7 +117,7 @@ def probe_features(
     if set(kinds) - set(KINDS):
         raise ConfigError(f"kinds {', '.join(kinds)}: choose from {', '.join(KINDS)}")
     means = (mean_tokens(train_x), mean_tokens(val_x)) if {"linear", "knn"} & set(kinds) else None
-    outcomes = {}
+    outcomes: dict[str, Outcome] = {}
     for kind in kinds:
         started, count = time.monotonic(), len(classes)
         if kind == "grid":
@@ -125,8 +125,16 @@ def probe_features(
                 raise ConfigError("a grid probe needs the grid of the tokens")
             trained = train_grid(train_x, train_y, val_x, val_y, classes=count, grid=grid)
         elif kind == "attentive" or means is None:
-            settings = {"classes": count, "num_heads": num_heads, "recipe": recipe or Recipe(), "on_epoch": on_epoch}
-            trained = train_attentive(train_x, train_y, val_x, val_y, **settings)
+            trained = train_attentive(
+                train_x,
+                train_y,
+                val_x,
+                val_y,
+                classes=count,
+                num_heads=num_heads,
+                recipe=recipe or Recipe(),
+                on_epoch=on_epoch,
+            )
         else:
             train = train_linear if kind == "linear" else train_knn
             trained = train(means[0], train_y, means[1], val_y, classes=count)

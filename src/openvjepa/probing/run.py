@@ -97,7 +97,7 @@ def encode_splits(
     encoders = {"": model.encoder} | _baselines(config, model, plans["test"], settings)
     cache = Path(config.cache_dir) if config.cache_dir else Path(config.out) / "features"
     features: dict[str, dict[str, FeatureSet]] = {name: {} for name in encoders}
-    kept = {}
+    kept: dict[str, VideoIndex] = {}
     for encoder in encoders.values():
         encoder.to(settings.runtime.device)
     for split, index in splits.items():
@@ -166,8 +166,10 @@ def train_probes(config: ProbeConfig, data: Encoded, settings: EncodeSettings) -
     kind = best_kind(outcomes, data.labels("val"))
     baselines = {name: _baseline(data, name) for name in data.encoders if name}
     differences = _differences(data, outcomes[kind], baselines)
-    few = {"fractions": config.label_fraction, "draws": config.draws, "seed": config.seed}
-    shares = label_efficiency(train, x, y, outcomes, **few) if config.label_fraction else ()
+    shares: tuple[Share, ...] = ()
+    if config.label_fraction:
+        few, draws, seed = config.label_fraction, config.draws, config.seed
+        shares = label_efficiency(train, x, y, outcomes, fractions=few, draws=draws, seed=seed)
     return Probed(outcomes, kind, baselines, differences, shares)
 
 

@@ -6,7 +6,7 @@ Shapes: a clip's tokens are [t, h, w, D] (t tubelets of h x w patches), k compon
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,7 @@ def fit_pca(
     directions, variance = moments.principal(components)
     values = np.concatenate([(clip.reshape(-1, len(moments.mean)) - moments.mean) @ directions.T for clip in arrays])
     low, high = np.percentile(values, percentiles, axis=0)
-    facts = FitFacts(**{**asdict(facts or FitFacts()), "clips": len(clips), "tokens": moments.count})
+    facts = replace(facts or FitFacts(), clips=len(clips), tokens=moments.count)
     return PcaFit(moments.mean, directions, variance, moments.variance, low, high, mask, notes, facts)
 
 

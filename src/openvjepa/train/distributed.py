@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -127,7 +127,7 @@ class Runtime:
 
 
 @contextmanager
-def make_runtime(config: ComputeConfig, *, distributed: bool = False, reason: str = CONFIGURED) -> Iterator[Runtime]:
+def make_runtime(config: ComputeConfig, *, distributed: bool = False, reason: str = CONFIGURED) -> Generator[Runtime]:
     """Choose device and precision; join the process group that torchrun describes, if any, and leave it afterwards.
 
     Args:
@@ -201,7 +201,7 @@ class Launch:
             return device
         if device.type == "mps":
             raise ConfigError("several processes cannot train on mps: start one without torchrun, or add --device cpu")
-        if device.index is not None:
+        if device.index is not None:  # pyright: ignore[reportUnnecessaryComparison] (torch says int, and gives None)
             raise ConfigError(
                 f"device {name!r} names one GPU for all processes: leave the number out (each process takes its own), and "
                 "choose GPUs with CUDA_VISIBLE_DEVICES"
@@ -246,7 +246,7 @@ def _number(name: str, default: int) -> int:
 
 
 @contextmanager
-def _process_group(launch: Launch, device: torch.device) -> Iterator[Any]:
+def _process_group(launch: Launch, device: torch.device) -> Generator[Any]:
     """The group that exchanges gradients while the context is open; gives another one for messages on the CPU."""
     if launch.world_size == 1:
         yield None

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -117,7 +117,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """Lines of a metrics.jsonl; a last line that was cut off by a kill is left out."""
     if not path.exists():
         return []
-    lines = []
+    lines: list[dict[str, float]] = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             lines.append(json.loads(text))
@@ -127,7 +127,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 @contextmanager
-def _writing(run_dir: Path) -> Iterator[None]:
+def _writing(run_dir: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:

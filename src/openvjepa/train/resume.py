@@ -109,7 +109,7 @@ def load_weights(task: nn.Module, weights: Mapping[str, Any], where: str) -> Non
 def load_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
     """Put checked moments into AdamW; its settings stay those of the configuration."""
     parameters = _parameters(optimizer)
-    state = {}
+    state: dict[int, dict[str, Tensor]] = {}
     for number, own in saved["state"].items():
         copies = {name: torch.empty_like(parameters[number]).copy_(own[name]) for name in _MOMENTS}
         state[number] = {"step": torch.tensor(float(own["step"])), **copies}
@@ -178,7 +178,7 @@ def check_moments(saved: Any, optimizer: torch.optim.Optimizer, where: str) -> N
     for number, own in saved["state"].items():
         if type(number) is not int or not 0 <= number < len(parameters):
             raise _unfit(where, f"the optimizer has no parameter {_short(number)}")
-        if not isinstance(own, Mapping) or own.keys() != {"step", *_MOMENTS}:
+        if not isinstance(own, Mapping) or set(own) != {"step", *_MOMENTS}:
             raise _unfit(where, f"the optimizer state of parameter {number} does not hold step, {', '.join(_MOMENTS)}")
         count = own["step"]
         count = count.item() if isinstance(count, Tensor) and count.numel() == 1 and not count.is_complex() else count
@@ -239,7 +239,7 @@ def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat

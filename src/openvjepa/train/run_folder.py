@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +96,7 @@ class RunFolder:
 @contextmanager
 def open_run(
     path: str | Path, *, resume: bool = False, overwrite: bool = False, resumable: bool = True
-) -> Iterator[RunFolder]:
+) -> Generator[RunFolder]:
     """Make a run folder and hold it, locked against other processes, while the context is open.
 
     Opening changes no file of an earlier run: `RunFolder.start` does, where that was asked for. A verb and the loop that it
@@ -121,7 +121,7 @@ def open_run(
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Generator[None]:
     """Make a folder and lock it against other processes, not against the thread that holds it already.
 
     Raises:

@@ -15,7 +15,7 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -149,7 +149,7 @@ def _place(url: str) -> Path:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _alone(path: Path) -> Generator[None]:
     """Wait until no other process downloads this file."""
     lock = FileLock(f"{path}.lock")
     try:
@@ -272,7 +272,7 @@ def _length(response: http.client.HTTPResponse | urllib.error.HTTPError) -> int 
         return None
     digits = text.strip()
     if not (digits.isascii() and digits.isdigit() and len(digits) < 16 and int(digits) <= LARGEST):
-        raise CheckpointError(f"{response.geturl()}: the server gives {text[:40]!r} as the size: not that of a model")
+        raise CheckpointError(f"{response.url}: the server gives {text[:40]!r} as the size: not that of a model")
     return int(digits)
 
 

@@ -76,7 +76,7 @@ def _batches(blocks: Iterator[Tensor], size: int) -> Iterator[Tensor]:
     """Clips [B, 3, T, H, W], put together to passes of `size` where they are of one shape and type."""
     waiting: list[Tensor] = []
     for block in blocks:
-        for part in block.split(size):
+        for part in torch.split(block, size):
             alike = not waiting or (waiting[0].shape[1:], waiting[0].dtype) == (part.shape[1:], part.dtype)
             if waiting and (not alike or sum(map(len, waiting)) + len(part) > size):
                 yield torch.cat(waiting)

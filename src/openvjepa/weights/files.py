@@ -10,7 +10,7 @@ import pickle
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def converted_settings(container: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path) -> Generator[Path]:
     """`replacing` for results: a temporary path to write to, which becomes `path` when the block ends without an error.
 
     Raises:
@@ -190,7 +190,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Generator[Any]:
     require_file(path)
     try:
         with safe_open(path, framework="pt") as file:

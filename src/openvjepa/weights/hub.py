@@ -153,7 +153,7 @@ def save_model(
     parts = {"encoder": encoder, "predictor": predictor, "classifier": probe}
     modules = {part: module.state_dict() for part, module in parts.items() if module is not None}
     state = {f"{part}.{key}": value for part, tensors in modules.items() for key, value in tensors.items()}
-    metadata = {}
+    metadata: dict[str, Any] = {}
     settings: dict[str, Any] = {"model": to_mapping(encoder.config)}
     if isinstance(encoder, PixelEncoder):
         settings["encoder"] = PIXELS

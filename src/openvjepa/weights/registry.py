@@ -37,9 +37,9 @@ class ModelInfo:
     """The same on Hugging Face, or the only place where it is."""
     sha256: str | None = None
     """Of Meta's file, where it is known."""
-    accuracy: Mapping[str, float] = field(default_factory=dict)
+    accuracy: Mapping[str, float] = field(default_factory=dict[str, float])
     """Benchmark -> published top-1 accuracy, %, of an attentive probe on the frozen encoder."""
-    probes: Mapping[str, str] = field(default_factory=dict)
+    probes: Mapping[str, str] = field(default_factory=dict[str, str])
     """Name -> address of an attentive probe's file."""
 
     @property

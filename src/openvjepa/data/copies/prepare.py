@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -103,7 +103,8 @@ def prepare(config: PrepareConfig) -> PrepareReport:
     Raises:
         DataError: the source cannot be read, the folder holds something else or cannot be written, or a process died.
     """
-    begin, index, out, bad = time.monotonic(), read_index(config.source), expanded(config.out), {}
+    begin, index, out = time.monotonic(), read_index(config.source), expanded(config.out)
+    bad: dict[str, str] = {}
     files = _originals(index, config)
     with _writing(out), _locked(out):
         root = _common_root(config, list(files.values()))
@@ -130,7 +131,7 @@ def prepare(config: PrepareConfig) -> PrepareReport:
 
 
 @contextlib.contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def _writing(out: Path) -> Generator[None]:
     """Context in which a failure to write to the folder is a DataError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -141,7 +142,7 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def _locked(out: Path) -> Generator[None]:
     """Context in which no other process prepares copies in the same folder.
 
     Raises:
@@ -321,7 +322,7 @@ def _copy(job: _Job, out: str) -> _Copy | str:
 
 def _write_index(index: VideoIndex, job_of: Mapping[str, _Job], done: Mapping[_Job, _Copy], path: Path) -> None:
     """List the copies: all that the source says about each video, and what was found in it."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for record, columns in zip(index.records, _columns(index), strict=True):
         if copy := done.get(job_of[record.path]):
             found = {"frames": copy.facts.frames, "fps": copy.facts.fps, "duration": copy.facts.duration}

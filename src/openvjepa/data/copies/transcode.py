@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import av.error
 import numpy as np
 from av.video.reformatter import Colorspace, VideoReformatter
 from numpy.typing import NDArray
@@ -87,7 +86,7 @@ def copy_video(source: str, target: Path, *, short_side: int, gop: int, crf: int
         VideoError: the source cannot be read, or not be copied as it is.
         OSError: the target cannot be written.
     """
-    video, errors = open_video(source), []
+    video, errors = open_video(source), list[Any]()
     with replacing(target) as part:
         images = _images(video, short_side, errors)
         first = next(images)

@@ -28,7 +28,7 @@ def read_activitynet(path: Path) -> list[Row]:
     """
     database = _database(path)
     files = {file.stem: file for file in files_below(path.parent)}
-    rows, missing = [], []
+    rows, missing = list[Row](), list[str]()
     for name, entry in database.items():
         file = files.get(f"v_{name}", files.get(name))
         if file is None:
@@ -61,7 +61,7 @@ def _rows(path: Path, name: str, file: Path, entry: Any) -> Iterator[Row]:
             raise ValueError(f"the subset {subset!r} is not one of training, validation, testing")
         split = None if subset is None else _SUBSETS[str(subset).lower()]
         length = None if entry.get("duration") is None else float(entry["duration"])
-        segments = entry.get("annotations") or []
+        segments: list[Any] = entry.get("annotations") or []
         if not segments:
             yield Row(VideoRecord(str(file.absolute()), None, split, duration=length))
         for segment in segments:

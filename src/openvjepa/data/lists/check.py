@@ -83,7 +83,7 @@ def check_index(source: str | Path, *, label: str | None = None, workers: int | 
     """
     index = read_index(source, label=label)
     paths = _files(index)
-    good, bad = [], {}
+    good, bad = list[VideoInfo](), dict[str, str]()
     try:
         with (
             ProcessPoolExecutor(process_count(workers, len(paths))) as pool,
@@ -108,7 +108,7 @@ def _files(index: VideoIndex) -> tuple[str, ...]:
 
 def _missing_parts(index: VideoIndex, good: Iterable[VideoInfo]) -> dict[str, str]:
     """Parts that lie outside of their videos -> reason."""
-    durations, missing = {info.path: info.duration for info in good}, {}
+    durations, missing = {info.path: info.duration for info in good}, dict[str, str]()
     for record in index.records:
         duration = durations.get(record.path)
         if record.is_part and duration is not None:

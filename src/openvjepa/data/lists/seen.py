@@ -97,8 +97,8 @@ class Seen:
     """By absolute path."""
     contents: dict[str, list[Span]] = field(default_factory=lambda: defaultdict(list))
     """By `content_key`."""
-    _keys: dict[str, str] = field(default_factory=dict)
-    _sizes: set[int] = field(default_factory=set)
+    _keys: dict[str, str] = field(default_factory=dict[str, str])
+    _sizes: set[int] = field(default_factory=set[int])
 
     def add(self, path: str, content: str, span: Span = _WHOLE) -> None:
         """One more video; `content` is empty where it is not known."""

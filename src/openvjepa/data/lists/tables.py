@@ -17,9 +17,8 @@ _SYNONYMS = frozenset(
     (*PATH_COLUMNS, "file_name", "filepath", "file_path", "image", "image_path", "videopath", "video_file")
 )
 _SEPARATORS = (",", ";", "\t")
-_METADATA = {"frames": int, "fps": float, "duration": float}  # columns that describe a video, in VideoRecord's order
-_TIMES = ("start", "end")  # columns that name a part of a video, s
-_OTHER_COLUMNS = frozenset(("path", "split", "fold", *_METADATA, *_TIMES))
+_NUMBERS = ("fps", "duration", "start", "end")  # columns that describe a video or a part of it, in VideoRecord's order
+_OTHER_COLUMNS = frozenset(("path", "split", "fold", "frames", *_NUMBERS))
 _EXPECTED = "'path label', a path alone, or in line 1 the header of a CSV with a column 'path'"
 
 
@@ -73,7 +72,7 @@ def read_table(path: Path) -> Table | None:
     header = ["path" if name == column else name for name in header]
     if len(set(header)) < len(header):
         raise DataError(f"{path}: two columns of one name in its header: {', '.join(header)}")
-    rows = []
+    rows: list[dict[str, str]] = []
     for number, line in lines:
         fields = _fields(line, separator)
         if len(fields) != len(header):
@@ -95,7 +94,7 @@ def table_rows(table: Table, label: str | None, group: str | None = None) -> lis
     """
     if group is not None and group not in table.header:
         raise DataError(f"{table.path}: no column {group!r} for --group: its columns are {', '.join(table.header)}")
-    column, rows = _label_column(table, label, group), []
+    column, rows = _label_column(table, label, group), list[Row]()
     for number, row in zip(table.lines, table.rows, strict=True):
         try:
             record = _record(row)
@@ -162,11 +161,11 @@ def _record(row: dict[str, str]) -> VideoRecord:
     if split and split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     try:
-        metadata = [kind(row[name]) if row.get(name) else None for name, kind in _METADATA.items()]
-        times = [float(row[name]) if row.get(name) else None for name in _TIMES]
+        frames = int(row["frames"]) if row.get("frames") else None
+        fps, duration, start, end = (float(row[name]) if row.get(name) else None for name in _NUMBERS)
     except ValueError as error:
-        raise ValueError(f"not a number in {', '.join((*_METADATA, *_TIMES))}: {error}") from None
-    return VideoRecord(row["path"], None, split, *metadata, *times, fold=row.get("fold") or None)
+        raise ValueError(f"not a number in {', '.join(('frames', *_NUMBERS))}: {error}") from None
+    return VideoRecord(row["path"], None, split, frames, fps, duration, start, end, fold=row.get("fold") or None)
 
 
 def _label_column(table: Table, label: str | None, group: str | None) -> str | None:
@@ -189,7 +188,7 @@ def _path_column(header: list[str]) -> str | None:
 
 
 def _fields(line: str, separator: str) -> list[str]:
-    return [plain_cell(field.strip()) for field in next(csv.reader([line], delimiter=separator), [])]
+    return [plain_cell(field.strip()) for field in next(csv.reader([line], delimiter=separator), list[str]())]
 
 
 def _unquoted(text: str) -> str:

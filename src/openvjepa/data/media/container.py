@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ _SKIPPABLE_CODECS = frozenset(("h264", "hevc"))
 
 
 @contextlib.contextmanager
-def open_stream(path: str, threads: int) -> Iterator[tuple[Any, Any]]:
+def open_stream(path: str, threads: int) -> Generator[tuple[Any, Any]]:
     """Context of (container, video stream) with the decoding threads set; FFmpeg's errors become VideoError."""
     try:
         # Of a bare name, FFmpeg would take what stands before a colon for a protocol.

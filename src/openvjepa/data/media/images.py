@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +127,7 @@ def _rgb(image: Image.Image, codec: str | None) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path) -> Generator[Image.Image]:
     """Context of a file's header; Pillow's errors become VideoError, its warnings (odd EXIF data, large pictures) nothing."""
     if reason := why_not_readable(path):
         raise VideoError(path, reason)

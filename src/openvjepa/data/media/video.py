@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import av.error
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray

@@ -29,7 +29,7 @@ def gather_tokens(x: Tensor, ids: Tensor) -> Tensor:
 
 def heads_first(x: Tensor, num_heads: int) -> Tensor:
     """[B, N, D] -> [B, h, N, D / h]."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return torch.unflatten(x, -1, (num_heads, -1)).transpose(1, 2)
 
 
 def hidden_width(dim: int, mlp_ratio: float) -> int:

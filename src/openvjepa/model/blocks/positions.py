@@ -64,7 +64,7 @@ def interpolate_positions(codes: Tensor, source: TokenGrid, target: TokenGrid, *
     """
     if source == target:
         return codes
-    cube = codes.unflatten(1, source.shape).permute(0, 4, 1, 2, 3)
+    cube = torch.unflatten(codes, 1, source.shape).permute(0, 4, 1, 2, 3)
     if image:
         return F.interpolate(cube[:, :, 0], (target.h, target.w), mode="bicubic").flatten(2).transpose(1, 2)
     return F.interpolate(cube, target.shape, mode="trilinear").flatten(2).transpose(1, 2)
@@ -114,7 +114,7 @@ def make_rope(places: Sequence[Tensor], head_dim: int, table: RopeTable, dtype: 
     """
     dim = 2 * (head_dim // 3 // 2)
     frequencies = 1.0 / 10_000 ** (torch.arange(dim // 2, dtype=dtype, device=places[0].device) / (dim / 2))
-    angles = []
+    angles: list[Tensor] = []
     for place in places:
         angle = place.to(dtype if table == "rope-tiled" else torch.float32)[..., None] * frequencies
         angles.append(torch.cat([angle, angle], -1) if table == "rope-tiled" else angle.repeat_interleave(2, -1))

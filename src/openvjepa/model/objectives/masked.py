@@ -43,7 +43,7 @@ def masked_terms(
     """
     config, grid = encoder.config, encoder.grid(video)
     contexts = encoder.forward_masks(video, [enc_ids for enc_ids, _ in masks], num_levels=config.predictor_levels)
-    predictions, losses, context_losses = [], [], []
+    predictions, losses, context_losses = list[Tensor](), list[Tensor](), list[Tensor]()
     for number, (context, (enc_ids, pred_ids)) in enumerate(zip(contexts, masks, strict=True)):
         target = gather_tokens(targets, pred_ids)
         predicted, seen = predictor(
@@ -74,7 +74,7 @@ def masked_terms(
 
 def normalize_targets(features: Tensor, levels: int = 1) -> Tensor:
     """Layer norm of each level's channels without affine, eps 1e-5, in float32: [B, N, levels * D] -> the same shape."""
-    split = features.float().unflatten(-1, (levels, -1))
+    split = torch.unflatten(features.float(), -1, (levels, -1))
     return F.layer_norm(split, split.shape[-1:]).flatten(-2)
 
 

@@ -134,7 +134,7 @@ def compare_kinds(encoded: Encoded, config: ClassifierConfig, *, deadline: float
     """
     y = encoded.labels
     folds = make_folds(y, config.folds, config.seed, encoded.groups)
-    found = []
+    found: list[Candidate] = []
     for kind in config.kinds:
         if found and time.monotonic() > deadline:
             log.warning("%s, %s: not tried, no time is left", encoded.name, kind)

@@ -66,7 +66,7 @@ def make_folds(labels: Labels, folds: int, seed: int, groups: Sequence[Any] | No
     Returns:
         At least three folds, or none where a class has fewer than three videos or groups.
     """
-    units = []
+    units: list[int] = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         units.append(len({groups[int(i)] for i in rows}) if groups else len(rows))
@@ -110,7 +110,7 @@ def cross_validate(
         seed: of their choice.
     """
     started, probabilities = time.monotonic(), np.zeros((len(y), len(classes)))
-    scores = []
+    scores: list[float] = []
     for number, test in enumerate(folds):
         val = folds[(number + 1) % len(folds)]
         train = np.setdiff1d(np.arange(len(y)), np.concatenate([test, val]))

@@ -94,7 +94,7 @@ def label_efficiency(
     Returns:
         By share, and last all videos.
     """
-    shares = []
+    shares: list[Share] = []
     for number, fraction in enumerate(sorted(fractions), start=1):
         found: dict[str, list[float]] = {kind: [] for kind in whole}
         chosen = [choose(y, fraction, seed, draw) for draw in range(draws)]
@@ -109,7 +109,7 @@ def label_efficiency(
 def choose(y: Labels, fraction: float, seed: int, draw: int) -> NDArray[np.int64]:
     """Places, in order, of a share of the videos of each class, rounded, but at least one."""
     rng = np.random.default_rng((seed, _DRAW, draw))
-    chosen = []
+    chosen: list[NDArray[np.int64]] = []
     for label in np.unique(y):
         members = rng.permutation(np.flatnonzero(y == label))
         chosen.append(members[: max(1, round(fraction * len(members)))])

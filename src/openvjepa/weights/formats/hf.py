@@ -176,7 +176,7 @@ def _probe_reasons(probe: nn.Module, encoder_heads: int) -> dict[str, bool]:
 
 
 def _notes(model: LoadedModel) -> tuple[str, ...]:
-    notes = []
+    notes: list[str] = []
     if model.predictor is None:
         notes.append(
             "no predictor: transformers says that it gives it random weights; features and classes do not need one"
@@ -189,7 +189,7 @@ def _notes(model: LoadedModel) -> tuple[str, ...]:
                 f"the probe was trained with a layer norm epsilon of {model.probe.pooler.eps:g}, and transformers runs it "
                 f"with {ENCODER_EPS:g}: logits differ a little"
             )
-    mask_tokens = model.predictor.mask_tokens if isinstance(model.predictor, Predictor) else []
+    mask_tokens = list[Tensor](model.predictor.mask_tokens if isinstance(model.predictor, Predictor) else [])
     if len(mask_tokens) > 1 and not mask_tokens[1].count_nonzero():
         notes.append("transformers predicts with mask token 1, which was never trained: its predictions mean nothing")
     if (model.clip.frame_step, model.clip.fps) != (FRAME_STEP, None):
@@ -226,7 +226,7 @@ def _shapes(config: ModelConfig, probe: Mapping[str, Any] | None, tensors: Mappi
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     """Tensors of model.safetensors, or of the shards that its index names, without the prefix of a classifier."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for shard in _shards(folder):
         for name, value in read_tensors(shard)[0].items():
             bare = name.removeprefix(_PREFIX)

@@ -77,7 +77,7 @@ def to_theirs(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def to_ours(part: str, names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """These tensors of a part, found under their names."""
-    state = {}
+    state: dict[str, Tensor] = {}
     for name in names:
         if name.startswith(_OURS_MASK):
             state[name] = tensors[_MASK_TOKENS][int(name.removeprefix(_OURS_MASK))].clone()
