@@ -57,7 +57,7 @@ def test_unknown_models_and_sizes_are_refused() -> None:
 
 def test_what_does_not_fit_is_a_dash(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(task, "_apart", lambda measure, config, *args: None)
-    figures = task.bench(BenchConfig(models=("vit_tiny", "vit_huge")))
+    figures = task.benchmark(BenchConfig(models=("vit_tiny", "vit_huge")))
     assert figures["step"] == {"vit_tiny": None, "vit_huge": None}
     render.bench(figures, BenchConfig())
     assert "vit_huge" in capsys.readouterr().out

@@ -328,7 +328,7 @@ VERBS = (
         "Benchmark this machine: peak FLOP/s, pretraining step, inference and data loading.",
         ("vjepa bench --quick", "vjepa bench --models vit_tiny vit_large --out bench.json"),
         "config.verbs.commands:BenchConfig",
-        "commands.bench:bench",
+        "commands.bench:benchmark",
         render="cli.render.bench:bench",
     ),
 )

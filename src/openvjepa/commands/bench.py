@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from openvjepa.bench.measure import machine, measure_data, measure_inference, measure_peak, measure_step
-from openvjepa.config import BenchConfig
+from openvjepa.config import BenchConfig, command
 from openvjepa.train.devices import choose_device, choose_dtype
 from openvjepa.weights.files import write_file
 
 log = logging.getLogger("openvjepa")
 
 
-def bench(config: BenchConfig) -> dict[str, Any]:
+@command(BenchConfig, "models")
+def benchmark(config: BenchConfig) -> dict[str, Any]:
     """Measure this machine, and write `config.out`; returns what was measured.
 
     Every measurement has a process of its own, which tells its memory apart; one that dies, mostly for want of memory, is

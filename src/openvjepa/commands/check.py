@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from openvjepa.config import CheckConfig
+from openvjepa.config import CheckConfig, command
 from openvjepa.data.lists.check import CheckReport, check_index
 
 
+@command(CheckConfig, "source")
 def check(config: CheckConfig) -> CheckReport:
     """Decode every file completely.
 

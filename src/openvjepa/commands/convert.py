@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from openvjepa.config import ConvertConfig, to_mapping
+from openvjepa.config import ConvertConfig, command, to_mapping
 from openvjepa.errors import ConfigError
 from openvjepa.model.pooler import PROBE_EPS, AttentiveClassifier
 from openvjepa.weights.files import whole_file
@@ -31,6 +31,7 @@ OUTPUTS = (
 )  # fmt: skip
 
 
+@command(ConvertConfig, "source")
 def convert(config: ConvertConfig) -> tuple[Path, ...]:
     """Read a model and write it in another layout; logs what was done to tensors, rule by rule.
 

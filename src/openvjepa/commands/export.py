@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from openvjepa.commands.convert import CARD, check_folder, clear_folder, parse_geometry
-from openvjepa.config import ExportConfig
+from openvjepa.config import ExportConfig, command
 from openvjepa.errors import CheckpointError
 from openvjepa.model.blocks.layers import ENCODER_EPS
 from openvjepa.reports.cards.export import model_card, read_results
@@ -29,6 +29,7 @@ TOLERANCE = 1e-5
 """Largest difference of transformers' numbers to ours, in units of the largest of them where that is above 1."""
 
 
+@command(ExportConfig, "model")
 def export(config: ExportConfig) -> Path:
     """Write a model for others to run: the encoder, or the classifier where the model has a probe.
 

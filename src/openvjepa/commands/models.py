@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from openvjepa.config import ModelConfig, ModelsConfig
+from openvjepa.config import ModelConfig, ModelsConfig, command
 from openvjepa.errors import ConfigError
 from openvjepa.weights.local import downloaded, free_memory_gb, memory_gb
 from openvjepa.weights.registry import ModelInfo, find, list_models, suggest
@@ -55,6 +55,7 @@ class ModelHere:
         }
 
 
+@command(ModelsConfig, "name")
 def models(config: ModelsConfig) -> tuple[ModelHere, ...]:
     """The published checkpoints, or one of them, and whether this computer can run them.
 

@@ -62,7 +62,7 @@ def command(
                 return function(first)
             if first is not None:
                 settings[source] = first
-            base = _base(kind, presets or {}, preset, config)
+            base = _base(kind, presets or {}, preset, config, settings)
             return function(base if not settings else override(base, settings))
 
         return call  # pyright: ignore[reportReturnType] (the overloads are those of `Command`)
@@ -70,16 +70,31 @@ def command(
     return wrap
 
 
-def _base(kind: type[ConfigT], presets: Presets[ConfigT], preset: str | None, config: Source | None) -> ConfigT:
+def _base(
+    kind: type[ConfigT],
+    presets: Presets[ConfigT],
+    preset: str | None,
+    config: Source | None,
+    settings: Mapping[str, Any],
+) -> ConfigT:
     if preset is not None and config is not None:
         raise ConfigError("give preset or config, not both")
     if config is not None:
         return read_yaml(kind, config)
     if preset is None:
-        return kind()
+        needed = _needed(kind)
+        if missing := [name for name in needed if name not in settings]:
+            raise ConfigError(f"{kind.__name__} needs {', '.join(missing)}: give a value")
+        return from_mapping(kind, {name: _plain(settings[name], many=False) for name in needed}, where=kind.__name__)
     if preset not in presets:
         raise ConfigError(f"preset {preset!r} is unknown: choose one of {', '.join(presets) or '(none)'}")
     return presets[preset]()
+
+
+def _needed(kind: type[Any]) -> list[str]:
+    """Fields without a default."""
+    empty = dataclasses.MISSING
+    return [item.name for item in dataclasses.fields(kind) if item.default is empty and item.default_factory is empty]
 
 
 def override(config: ConfigT, settings: Mapping[str, Any]) -> ConfigT:

@@ -125,16 +125,8 @@ def probe_features(
                 raise ConfigError("a grid probe needs the grid of the tokens")
             trained = train_grid(train_x, train_y, val_x, val_y, classes=count, grid=grid)
         elif kind == "attentive" or means is None:
-            trained = train_attentive(
-                train_x,
-                train_y,
-                val_x,
-                val_y,
-                classes=count,
-                num_heads=num_heads,
-                recipe=recipe or Recipe(),
-                on_epoch=on_epoch,
-            )
+            options: dict[str, Any] = {"num_heads": num_heads, "recipe": recipe or Recipe(), "on_epoch": on_epoch}
+            trained = train_attentive(train_x, train_y, val_x, val_y, classes=count, **options)
         else:
             train = train_linear if kind == "linear" else train_knn
             trained = train(means[0], train_y, means[1], val_y, classes=count)

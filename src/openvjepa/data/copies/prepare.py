@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from openvjepa.atomic import replacing
-from openvjepa.config import PrepareConfig
+from openvjepa.config import PrepareConfig, command
 from openvjepa.data.copies.transcode import Facts, copy_picture, copy_video
 from openvjepa.data.cores import process_count
 from openvjepa.data.lists.cells import csv_text
@@ -93,6 +93,7 @@ class _Copy:
     bytes: int
 
 
+@command(PrepareConfig, "source")
 def prepare(config: PrepareConfig) -> PrepareReport:
     """Copy every video and picture of a source and write an index of the copies.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from openvjepa.config import PhysicsConfig
+from openvjepa.config import PhysicsConfig, command
 from openvjepa.data.cores import usable_cores
 from openvjepa.data.rendered.synthetic import SHAPES, draw_background, draw_shape, write_video
 from openvjepa.errors import DataError
@@ -223,6 +223,7 @@ class _Job:
     seed: tuple[int, ...]
 
 
+@command(PhysicsConfig, "out")
 def make_physics(config: PhysicsConfig, *, workers: int | None = None) -> Path:
     """Render and encode the data set; every kind comes equally often in each split.
 

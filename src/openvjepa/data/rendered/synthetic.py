@@ -21,7 +21,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from openvjepa.config import ShapesConfig
+from openvjepa.config import ShapesConfig, command
 from openvjepa.data.cores import process_count
 from openvjepa.errors import DataError
 
@@ -141,6 +141,7 @@ class _Job:
     number: int
 
 
+@command(ShapesConfig, "out")
 def make_shapes(config: ShapesConfig, *, workers: int | None = None) -> Path:
     """Render and encode the data set; every motion comes with every appearance equally often.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from openvjepa.atomic import replacing
-from openvjepa.config import DivideConfig
+from openvjepa.config import DivideConfig, command
 from openvjepa.data.lists.cells import csv_text
 from openvjepa.data.lists.index import read_index, source_table
 from openvjepa.data.lists.records import SPLITS, VideoIndex
@@ -43,6 +43,7 @@ class SplitReport:
     """What was kept together, and what may be wrong, in words."""
 
 
+@command(DivideConfig, "source")
 def split_list(config: DivideConfig) -> SplitReport:
     """Divide videos and write them as a list.
 
