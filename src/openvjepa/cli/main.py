@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from openvjepa.cli import console
-from openvjepa.cli.verbs import INTERRUPTED, VERBS, Verb, find
+from openvjepa.cli.verbs import VERBS, Verb, find
 from openvjepa.errors import ConfigError, Interrupted, OpenVJEPAError
+from openvjepa.interrupts import RaisedSignals
 
 FAILED = 1
 USAGE_ERROR = 2
@@ -25,11 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     console.survive_any_character()
     args = list(sys.argv[1:] if argv is None else argv)
+    with RaisedSignals(console.complain, lasting=argv is None) as signals:
+        try:
+            return _guarded(args)
+        except BaseException as error:  # whatever a signal has led to
+            if not signals.number and not isinstance(error, KeyboardInterrupt):
+                raise
+            return _interrupted(args, signals.number or signal.SIGINT)
+
+
+def _guarded(args: list[str]) -> int:
+    """The exit status of a command line, with one line for every error that a user can meet."""
     try:
         return _dispatch(args)
-    except KeyboardInterrupt:
-        console.complain("interrupted")
-        return INTERRUPTED
     except Interrupted as error:
         console.complain(f"interrupted: {_one_line(error)}")
         return 128 + error.signal
@@ -38,6 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except (OpenVJEPAError, OSError, MemoryError) as error:
         return _failed(error, FAILED)
+
+
+def _interrupted(args: list[str], number: int) -> int:
+    """Say in one line that a signal has ended the work, and what is left of it."""
+    with contextlib.suppress(OSError):  # nobody listens any more
+        console.complain(f"interrupted{_again(args)}")
+    return 128 + number
+
+
+def _again(args: list[str]) -> str:
+    verb = next((verb for verb in VERBS if args[: len(verb.words.split())] == verb.words.split()), None)
+    return f": {verb.again}" if verb and verb.again else ""
 
 
 def _dispatch(args: list[str]) -> int:

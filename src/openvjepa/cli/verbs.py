@@ -12,8 +12,8 @@ from typing import Any
 
 from openvjepa.cli import old_orders
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C."""
+_RESUME = "go on with the same command and --resume"
+_REPEAT = "the same command goes on"
 
 
 def done(result: Any) -> int:
@@ -55,6 +55,8 @@ class Verb:
     """Place of the function that shows the result, called with it and the configuration; None: nothing is shown."""
     status: Callable[[Any], int] = done
     """What the function returns -> exit status."""
+    again: str = ""
+    """What to do after a signal has ended it; empty: there is nothing to go on from."""
     hidden: tuple[str, ...] = ()
     """Deprecated options of version 0.1, handled by `old_order`."""
     old_order: Callable[[list[str], dict[str, Any]], tuple[list[str], list[str]]] | None = None
@@ -123,6 +125,7 @@ VERBS = (
         "config.verbs.data:PrepareConfig",
         "data.copies.prepare:prepare",
         positional=("source", "out"),
+        again=_REPEAT,
         render="cli.render.data:prepare",
         status=_bad,
     ),
@@ -139,6 +142,7 @@ VERBS = (
         positional=("sources",),
         presets="config.presets:PRESETS",
         status=_interrupted,
+        again=_RESUME,
     ),
     Verb(
         "train",
@@ -182,6 +186,7 @@ VERBS = (
         positional=("source",),
         needed=("model",),
         presets="config.presets:FINETUNE_PRESETS",
+        again=_RESUME,
     ),
     Verb(
         "predict",
@@ -237,6 +242,7 @@ VERBS = (
         positional=("source",),
         needed=("model",),
         render="cli.render.embed:embed",
+        again=_REPEAT,
     ),
     Verb(
         "show",

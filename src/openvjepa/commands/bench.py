@@ -6,7 +6,6 @@ import datetime
 import json
 import logging
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from openvjepa.bench.measure import machine, measure_data, measure_inference, measure_peak, measure_step
 from openvjepa.config import BenchConfig, command
+from openvjepa.data.cores import process_pool, signals_blocked
 from openvjepa.train.devices import choose_device, choose_dtype
 from openvjepa.weights.files import write_file
 
@@ -47,9 +47,11 @@ def benchmark(config: BenchConfig) -> dict[str, Any]:
 
 def _apart(measure: Callable[..., dict[str, Any]], config: BenchConfig, *args: Any) -> dict[str, Any] | None:
     """What a measurement finds in a process of its own; None where that process dies or has no memory left."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with process_pool(1, get_context("spawn")) as pool:
         try:
-            return pool.submit(measure, config, *args).result()
+            with signals_blocked():
+                answer = pool.submit(measure, config, *args)
+            return answer.result()
         except (BrokenProcessPool, MemoryError):
             name = " ".join([measure.__name__, *args])
             log.warning("%s: the process ended early: is there too little memory?", name)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import multiprocessing
 import os
-import signal
-import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -23,7 +20,7 @@ from filelock import FileLock, Timeout
 from openvjepa.atomic import replacing
 from openvjepa.config import PrepareConfig, command
 from openvjepa.data.copies.transcode import Facts, copy_picture, copy_video
-from openvjepa.data.cores import process_count
+from openvjepa.data.cores import process_count, process_pool
 from openvjepa.data.lists.cells import csv_text
 from openvjepa.data.lists.index import VideoIndex, read_index
 from openvjepa.data.lists.tables import read_table
@@ -249,14 +246,19 @@ def _begin(config: PrepareConfig, jobs: Sequence[_Job], root: str) -> dict[_Job,
         done = {job: known[job] for job in jobs if job in known}
     elif any(not path.name.startswith(".") for path in out.iterdir()):
         raise DataError(f"{out}: is not empty, and not a folder of copies: choose another one")
-    for part in out.rglob("*.part"):  # what a kill left
-        part.unlink()
+    _delete_parts(out)  # what a kill left
     _write(
         journal,
         "".join(f"{json.dumps(line)}\n" for line in [{"source": source, "root": root}, *map(asdict, done.values())]),
     )
     _write_csv(out / INDEX, [])  # else the class folders of an unfinished run would be read as if they were all
     return done
+
+
+def _delete_parts(out: Path) -> None:
+    """Delete copies that are not whole."""
+    for part in out.rglob("*.part"):
+        part.unlink(missing_ok=True)
 
 
 def _first_line(journal: Path) -> dict[str, Any]:
@@ -279,26 +281,20 @@ def _size(path: Path) -> int:
 def _run(jobs: Sequence[_Job], config: PrepareConfig) -> Generator[tuple[_Job, _Copy | str]]:
     """Every job with its copy, or with the reason why there is none, in the order in which they end."""
     workers = process_count(config.workers, len(jobs), most=_MOST_WORKERS)
-    pool = ProcessPoolExecutor(workers, initializer=_end_with_parent)
+    out, whole = expanded(config.out), False
     try:
-        futures = {pool.submit(_copy, job, str(expanded(config.out))): job for job in jobs}
-        with Meter("copying", len(futures), unit="files") as meter:
+        with process_pool(workers) as pool, Meter("copying", len(jobs), unit="files") as meter:
+            futures = {pool.submit(_copy, job, str(out)): job for job in jobs}
             for done, future in enumerate(as_completed(futures), start=1):
                 yield futures[future], future.result()
                 meter.show(done)
+        whole = True
     except BrokenProcessPool:
         why = "a copying process died, perhaps for lack of memory: go on with fewer workers"
         raise DataError(f"{config.source}: {why}") from None
     finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Let Ctrl-C end a worker without words, and end it when its parent has been killed."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        if not whole:
+            _delete_parts(out)
 
 
 def _copy(job: _Job, out: str) -> _Copy | str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from openvjepa.data.copies.gain import PrepareGain, prepare_gain
-from openvjepa.data.cores import process_count
+from openvjepa.data.cores import process_count, process_pool
 from openvjepa.data.lists.index import VideoIndex, read_index
 from openvjepa.data.media.images import is_image_name
 from openvjepa.data.media.video import VideoInfo, probe
@@ -86,10 +85,13 @@ def check_index(source: str | Path, *, label: str | None = None, workers: int | 
     good, bad = list[VideoInfo](), dict[str, str]()
     try:
         with (
-            ProcessPoolExecutor(process_count(workers, len(paths))) as pool,
+            process_pool(process_count(workers, len(paths))) as pool,
             Meter("decoding", len(paths), unit="files") as meter,
         ):
-            for done, (path, result) in enumerate(zip(paths, pool.map(_probe, paths, chunksize=4), strict=True), 1):
+            # Not pool.map, which cancels its jobs when a signal comes: stopped processes would then give a traceback.
+            jobs = [pool.submit(_probe, path) for path in paths]
+            for done, (path, job) in enumerate(zip(paths, jobs, strict=True), 1):
+                result = job.result()
                 if isinstance(result, VideoInfo):
                     good.append(result)
                 else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import colorsys
 import csv
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvjepa.config import PhysicsConfig, command
-from openvjepa.data.cores import usable_cores
+from openvjepa.data.cores import process_pool, usable_cores
 from openvjepa.data.rendered.synthetic import SHAPES, draw_background, draw_shape, write_video
 from openvjepa.errors import DataError
 
@@ -245,8 +244,9 @@ def make_physics(config: PhysicsConfig, *, workers: int | None = None) -> Path:
         (out / "videos").mkdir(parents=True, exist_ok=True)
         workers = min(8, usable_cores()) if workers is None else workers
         if workers > 1:
-            with ProcessPoolExecutor(workers) as pool:
-                list(pool.map(_write_job, [config] * len(jobs), jobs, chunksize=8))
+            with process_pool(workers) as pool:
+                for written in [pool.submit(_write_job, config, job) for job in jobs]:
+                    written.result()
         else:
             for job in jobs:
                 _write_job(config, job)

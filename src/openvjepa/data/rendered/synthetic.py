@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
@@ -22,7 +21,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from openvjepa.config import ShapesConfig, command
-from openvjepa.data.cores import process_count
+from openvjepa.data.cores import process_count, process_pool
 from openvjepa.errors import DataError
 
 # name: (velocity right, velocity down, turns, growth) per clip; velocities in shares of the frame, growth as log2 of the size.
@@ -163,8 +162,9 @@ def make_shapes(config: ShapesConfig, *, workers: int | None = None) -> Path:
         (out / "videos").mkdir(parents=True, exist_ok=True)
         workers = process_count(workers, len(jobs))
         if workers > 1:
-            with ProcessPoolExecutor(workers) as pool:
-                list(pool.map(_write_job, [config] * len(jobs), jobs, chunksize=8))
+            with process_pool(workers) as pool:
+                for written in [pool.submit(_write_job, config, job) for job in jobs]:
+                    written.result()
         else:
             for job in jobs:
                 _write_job(config, job)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +18,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from openvjepa.data.cores import process_count
+from openvjepa.data.cores import process_count, process_pool
 from openvjepa.data.lists.records import VideoRecord
 from openvjepa.data.lists.seen import content_key
 from openvjepa.errors import DataError, VideoError
@@ -127,10 +126,11 @@ def thumbnails(records: Sequence[VideoRecord], workers: int | None = None) -> tu
     unreadable: dict[str, str] = {}
     try:
         with (
-            ProcessPoolExecutor(process_count(workers, len(records))) as pool,
+            process_pool(process_count(workers, len(records))) as pool,
             Meter("comparing", len(records), unit="videos") as meter,
         ):
-            for i, found in enumerate(pool.map(_thumbnail, records, chunksize=8)):
+            for i, job in enumerate([pool.submit(_thumbnail, record) for record in records]):
+                found = job.result()
                 if isinstance(found, str):
                     unreadable[records[i].name] = found
                 else:
