@@ -13,6 +13,7 @@ import pytest
 
 import openvjepa
 from openvjepa.cli.verbs import VERBS, Verb, find
+from openvjepa.config import ShapesConfig
 
 
 @pytest.mark.parametrize("name", openvjepa.__all__)
@@ -56,9 +57,9 @@ def test_every_command_is_a_public_function(verb: Verb) -> None:
 def test_commands_are_called_with_settings_by_name(tmp_path: Path) -> None:
     with pytest.raises(openvjepa.ConfigError, match="ConvertConfig needs out, to"):
         openvjepa.convert("model.pt")
-    with pytest.raises(openvjepa.ConfigError, match="did you mean 'test'"):
-        openvjepa.make_shapes(tmp_path, tets=1)
-    index = openvjepa.make_shapes(tmp_path / "shapes", train=2, val=1, test=1, size=32, frames=4)
+    with pytest.raises(openvjepa.ConfigError, match="did you mean 'label'"):
+        openvjepa.check(tmp_path, lable="motion")
+    index = openvjepa.make_shapes(ShapesConfig(str(tmp_path / "shapes"), train=2, val=1, test=1, size=32, frames=4))
     report = openvjepa.check(index.parent, label="motion", workers=1)
     assert (len(report.good), dict(report.bad)) == (4, {})
     assert len(openvjepa.models()) > 5

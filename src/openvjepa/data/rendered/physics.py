@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from openvjepa.config import PhysicsConfig, command
+from openvjepa.config import PhysicsConfig
 from openvjepa.data.cores import process_pool, usable_cores
 from openvjepa.data.rendered.synthetic import SHAPES, draw_background, draw_shape, write_video
 from openvjepa.errors import DataError
@@ -222,7 +222,6 @@ class _Job:
     seed: tuple[int, ...]
 
 
-@command(PhysicsConfig, "out")
 def make_physics(config: PhysicsConfig, *, workers: int | None = None) -> Path:
     """Render and encode the data set; every kind comes equally often in each split.
 

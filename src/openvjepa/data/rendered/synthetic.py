@@ -20,7 +20,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from openvjepa.config import ShapesConfig, command
+from openvjepa.config import ShapesConfig
 from openvjepa.data.cores import process_count, process_pool
 from openvjepa.errors import DataError
 
@@ -140,7 +140,6 @@ class _Job:
     number: int
 
 
-@command(ShapesConfig, "out")
 def make_shapes(config: ShapesConfig, *, workers: int | None = None) -> Path:
     """Render and encode the data set; every motion comes with every appearance equally often.
 
