@@ -114,7 +114,7 @@ class StopSignals(_Handler):
         self._leave()
 
     def _first(self, number: int) -> None:
-        self._say("stopping: the step is finished and saved first; the same signal again stops at once")
+        self._say("stopping after this step, then saving; send the signal again to stop immediately")
 
     def _in_child(self, number: int) -> None:
         """Nothing: it is a loader process that is not set up yet, and the step is to be finished."""

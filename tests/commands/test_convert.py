@@ -220,7 +220,7 @@ def test_not_for_transformers(family: str, tmp_path: Path) -> None:
 
 def test_meta_has_no_linear_probe(tmp_path: Path) -> None:
     write_own(tmp_path / "own", replace(made(SMALL, None), probe=LinearClassifier(48, 3), labels=LABELS))
-    with pytest.raises(ConfigError, match="no layout for a linear probe"):
+    with pytest.raises(ConfigError, match="has no linear probe"):
         convert(ConvertConfig(str(tmp_path / "own"), str(tmp_path / "m.pt"), "meta"))
     assert not list(tmp_path.glob("m*"))
 
@@ -242,7 +242,7 @@ def test_a_folder_holds_one_layout(tmp_path: Path) -> None:
         (".pt", "meta", "", r"ends with"),
         ("folder.pt", "meta", "", "is a folder"),
         ("file", "hf", "", "is a file"),
-        ("own", "openvjepa", "", "is the model that is read"),
+        ("own", "openvjepa", "", "is the folder of the source model"),
         ("new", "hf", "num_heads 3", "write it as"),
         ("new", "hf", "num_heads: [", "write it as"),
     ],
@@ -259,7 +259,7 @@ def test_refused_before_the_work(out: str, to: Any, geometry: str, words: str, t
 
 def test_the_source_is_never_overwritten(tmp_path: Path) -> None:
     write_meta(tmp_path / "m.pt", made(*FAMILIES["V-JEPA 2"]))
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         convert(ConvertConfig(str(tmp_path / "m.pt"), str(tmp_path / "m.pt"), "meta", overwrite=True))
     assert load_model(tmp_path / "m.pt").predictor is not None
 

@@ -35,7 +35,7 @@ def test_small_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "pretrained" in said
     assert "Report: " in said
-    with pytest.raises(ConfigError, match="each takes part"):
+    with pytest.raises(ConfigError, match="few must not exceed train"):
         demo(DemoConfig(out=str(tmp_path / "demo"), train=10))
     with pytest.raises(ConfigError, match="is not a demo"):
         demo(DemoConfig(out=str(tmp_path)))

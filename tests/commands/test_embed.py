@@ -430,12 +430,12 @@ def test_another_run_in_the_same_place_is_refused(
         "dtype": {"dtype": "float16"},
         r"kind of features \(--what\)": {"what": "grid"},
     }.items():
-        with pytest.raises(ConfigError, match=f"with other {words}: repeat that run"):
+        with pytest.raises(ConfigError, match=f"with different {words}: repeat that run"):
             run(videos, saved, out, **settings)
-    with pytest.raises(ConfigError, match="with other weights: repeat that run"):
+    with pytest.raises(ConfigError, match="with different weights: repeat that run"):
         run(videos, tmp_path / "other", out)
     shutil.copy(videos / "left/0.mp4", videos / "left/1.mp4")
-    with pytest.raises(ConfigError, match=r"with other files: .*or add --overwrite to begin anew"):
+    with pytest.raises(ConfigError, match=r"with different files: .*or add --overwrite to begin anew"):
         run(videos, saved, out)
     assert run(videos, saved, out, overwrite=True).shapes == {"features": (7, 24)}
 
@@ -450,18 +450,18 @@ def test_two_runs_in_one_folder_are_noticed(saved: Path, videos: Path, tmp_path:
     assert plan
     with (work / "features.bin").open("ab") as file:
         file.write(b"another")
-    with pytest.raises(DataError, match="changed while it was written"):
+    with pytest.raises(DataError, match="was modified by another process"):
         book.append([({"path": "x", "tensor": "features"}, torch.zeros(24))])
 
 
 def test_what_is_there_is_not_replaced(saved: Path, videos: Path, tmp_path: Path) -> None:
     for name in ("a.npz", "a.jsonl"):
         (tmp_path / name).write_text("mine")
-        with pytest.raises(ConfigError, match=f"{name}: is there already"):
+        with pytest.raises(ConfigError, match=f"{name}: already exists"):
             run(videos, saved, tmp_path / "a.npz")
         (tmp_path / name).unlink()
     (tmp_path / "b.npz").mkdir()
-    with pytest.raises(ConfigError, match="is a folder: name a file"):
+    with pytest.raises(ConfigError, match="is a folder: pass a file"):
         run(videos, saved, tmp_path / "b.npz")
 
 
@@ -495,10 +495,10 @@ def test_on_the_command_line(saved: Path, videos: Path, tmp_path: Path, capsys: 
     assert main(args) == 0
     text = capsys.readouterr().out
     assert "wrote features [6, 2, 24]" in text
-    assert "1 of 7 files cannot be read" in text
+    assert "unreadable files: 1 of 7" in text
     assert "2.mp4" in text
     assert main(args) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_workers_change_nothing(saved: Path, videos: Path, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_an_evaluation_writes_what_it_found(run: ProbeResult, shapes: Path, tmp_
     page = (found.out / "report.html").read_text()
     for words in ("Calibration", "Confusion matrices", "most often confused with", "passes a video", "wrong answers"):
         assert words in page
-    with pytest.raises(ConfigError, match="holds an evaluation already: add --overwrite"):
+    with pytest.raises(ConfigError, match="already holds an evaluation: add --overwrite"):
         judge(tmp_path, run.out, shapes, overwrite=False)
 
 
@@ -237,7 +237,7 @@ def test_heads_of_one_encoder_share_its_pass(
         np.testing.assert_allclose([dict(appearance.top)[name] for name in run.classes], shares, atol=1e-6)
         assert [answer["runs"] for answer in prediction.to_dict()["answers"]] == [appearance.runs, movement.runs]
     with pytest.raises(
-        ConfigError, match=r"know different classes .*: only runs with the same classes can be combined"
+        ConfigError, match=r"have different classes .*: only classifiers with the same classes can be combined"
     ):
         predict(PredictConfig(videos, (str(run.out), str(motion.out)), workers=0, combine="mean"))
 
@@ -289,7 +289,7 @@ def test_classes_are_matched_by_name(run: ProbeResult, shapes: Path, tmp_path: P
 def test_labels_that_a_run_does_not_know_are_listed(
     run: ProbeResult, saved: Path, shapes: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"does not know 8 of its classes \(clockwise, .*\): it knows 6 \(circle, "):
+    with pytest.raises(DataError, match=r"lacks 8 of its classes \(clockwise, .*\): it knows 6 \(circle, "):
         judge(tmp_path, run.out, shapes, label="motion")
     rows = [(r.path, "star") for r in read_index(shapes).select("test").records[:3]]
     few = listing(tmp_path / "few.csv", rows)
@@ -298,7 +298,7 @@ def test_labels_that_a_run_does_not_know_are_listed(
     assert (by_name["star"].videos, by_name["ring"].recall) == (3, None)
     assert found.evaluations[0].metrics.mean_class == by_name["star"].recall
     motion = probe(settings(saved, shapes, tmp_path, "motion", label="motion"))
-    with pytest.raises(DataError, match="motion does not know 1 of its classes"):
+    with pytest.raises(DataError, match="motion lacks 1 of its classes"):
         judge(tmp_path, run.out, motion.out, few, label=None)
 
 
@@ -322,7 +322,7 @@ def test_unreadable_videos_are_counted_and_reported(
     assert (found.skipped, len(found.index)) == ({str(bad): "the file is empty"}, 6)
     np.testing.assert_allclose(found.evaluations[0].probabilities, run.outcomes["linear"].probabilities[:6], atol=1e-6)
     render.evaluate(found, EvaluateConfig())
-    assert "1 cannot be read" in capsys.readouterr().out
+    assert "1 unreadable" in capsys.readouterr().out
     assert "bad.mp4" in (found.out / "report.html").read_text()
     with pytest.raises(DataError, match=r"none of 1 videos can be read, for example .*bad\.mp4: the file is empty"):
         judge(tmp_path, run.out, listing(tmp_path / "bad.csv", [(str(bad), "star")]), label=None)
@@ -339,7 +339,9 @@ def test_videos_that_a_run_was_trained_on_are_left_out(saved: Path, shapes: Path
     assert len(judge(tmp_path, trained.out, bare, label=None, split="all").index) == 88
     seen = listing(tmp_path / "seen.csv", [(r.path, names[r.label or 0]) for r in index.records if r.split == "train"])
     whole = probe(settings(saved, shapes, tmp_path, "whole"))
-    with pytest.raises(DataError, match="the runs were trained on all of these videos: --split all takes every video"):
+    with pytest.raises(
+        DataError, match="the runs were trained on all of these videos: use --split all to evaluate on all videos"
+    ):
         judge(tmp_path, whole.out, seen, label=None)
     assert len(judge(tmp_path, whole.out, shapes, split="val").index) == 16
 
@@ -395,7 +397,7 @@ def test_an_older_run_lists_its_videos_again_or_says_so(
 def test_what_cannot_be_evaluated_is_named(run: ProbeResult, saved: Path, shapes: Path, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     flat.mkdir()
-    with pytest.raises(DataError, match="no videos in this folder"):
+    with pytest.raises(DataError, match="no videos or images in this folder"):
         judge(tmp_path, run.out, flat)
     with pytest.raises(DataError, match=r"the videos have no labels: .*--label"):
         judge(tmp_path, run.out, shapes / "videos")
@@ -408,7 +410,7 @@ def test_what_cannot_be_evaluated_is_named(run: ProbeResult, saved: Path, shapes
         judge(tmp_path, run.out, listing(tmp_path / "one.csv", [(str(shapes), "star")]), label=None, split="train")
     with pytest.raises(CheckpointError, match="an encoder without a classifier"):
         judge(tmp_path, saved, shapes)
-    with pytest.raises(ConfigError, match="no model given: --model names run folders"):
+    with pytest.raises(ConfigError, match="no model given: pass --model"):
         judge(tmp_path, shapes)
     with pytest.raises(ConfigError, match="no videos given"):
         judge(tmp_path, run.out, "")

@@ -181,8 +181,8 @@ def test_the_card_says_what_to_know(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"num_attention_heads": 4}, "transformers' numbers differ from ours by"),
-        ({"id2label": dict(enumerate("abcd"))}, "gives the classes other names"),
+        ({"num_attention_heads": 4}, "outputs of the exported model in transformers differ by"),
+        ({"id2label": dict(enumerate("abcd"))}, "class names in transformers differ"),
         ({"model_type": "vjepa3"}, "cannot load it"),
     ],
 )

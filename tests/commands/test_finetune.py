@@ -469,7 +469,7 @@ def test_killed_and_resumed_is_uninterrupted(
     assert again.best_epoch == whole.best_epoch
     left, right = weights_of(tmp_path / "killed"), weights_of(tmp_path / "whole")
     assert all(torch.equal(value, right[key]) for key, value in left.items())
-    with pytest.raises(ConfigError, match=r"a resumed run keeps its settings, but finetune\.lr is 0\.5"):
+    with pytest.raises(ConfigError, match=r"a resumed run must use the same settings, but finetune\.lr is 0\.5"):
         run(settings, out=str(tmp_path / "killed"), resume=True, lr=0.5)
 
 
@@ -479,7 +479,7 @@ def test_interrupted_says_how_to_go_on(config: FinetuneConfig, monkeypatch: pyte
 
     with monkeypatch.context() as patched:
         patched.setattr(FinetuneTask, "logits", interrupt)
-        with pytest.raises(Interrupted, match="ended at step 0") as caught:
+        with pytest.raises(Interrupted, match="stopped at step 0") as caught:
             finetune(config)
     assert caught.value.signal == signal.SIGINT
     assert run(config, resume=True).epochs == 2
@@ -506,7 +506,7 @@ def test_a_run_goes_on_from_its_own_classifier(
     start = weights_of(config.out)
     assert all(torch.allclose(value, start[key], atol=1e-6) for key, value in pooler.items()), "the pooler is kept"
     run(config, model=config.out, out=str(tmp_path / "fourth"), epochs=1, head="linear")
-    assert "is not linear: a new one is trained" in caplog.text
+    assert "is not linear: training a new one" in caplog.text
 
 
 def test_classes_in_another_order_are_the_same_classes(config: FinetuneConfig, tmp_path: Path) -> None:
@@ -582,7 +582,7 @@ def test_one_class_and_an_empty_class(
         (root / "other" / f"{i}.mp4").write_bytes(path.read_bytes())
     result = run(config, source=str(root), label=None)
     assert result.classes == ("only", "other")
-    assert "no videos in the class nothing: it is left out" in caplog.text
+    assert "class nothing has no videos and is left out" in caplog.text
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -615,7 +615,7 @@ def test_settings_that_cannot_be_are_errors(config: FinetuneConfig, tmp_path: Pa
             replace(config, **wrong)
     with pytest.raises(ConfigError, match="no model given"):
         run(config, model="")
-    with pytest.raises(ConfigError, match="is the model to start from"):
+    with pytest.raises(ConfigError, match="is the folder of the source model"):
         run(config, out=config.model)
     with pytest.raises(CheckpointError, match="no-such-run"):
         run(config, model="no-such-run")
@@ -623,6 +623,6 @@ def test_settings_that_cannot_be_are_errors(config: FinetuneConfig, tmp_path: Pa
 
 def test_a_run_is_not_overwritten_silently(config: FinetuneConfig) -> None:
     run(config, epochs=1)
-    with pytest.raises(ConfigError, match="holds a run already: add --resume to go on, --overwrite to delete it"):
+    with pytest.raises(ConfigError, match="already holds a run: add --resume to go on, --overwrite to delete it"):
         run(config, epochs=1)
     assert run(config, epochs=2, overwrite=True).epochs == 2

@@ -151,7 +151,7 @@ def test_runs_without_a_classifier_are_errors(probed: ProbeResult, saved: Path, 
         predict(PredictConfig(model=(str(saved),), videos=(str(video),)))
     knn = ProbeConfig(model=str(saved), source=str(shapes), label="motion", out=str(tmp_path / "knn"), kinds=("knn",))
     probe(replace(knn, workers=0))
-    with pytest.raises(CheckpointError, match="no classifier that can predict"):
+    with pytest.raises(CheckpointError, match="holds no classifier"):
         predict(PredictConfig(model=(str(tmp_path / "knn"),), videos=(str(video),)))
     tensors, metadata = read_tensors(probed.out / WEIGHTS)
     metadata["classifier"]["plan"]["segments"] = "many"

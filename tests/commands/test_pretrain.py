@@ -165,7 +165,10 @@ def test_an_unfinished_run_says_so(shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="model"):
         load_model(tmp_path)
     model, newest = load_model(out), list_checkpoints(out / "checkpoints")[-1]
-    assert model.notes[-1] == f"the run has not ended: this is step {load_checkpoint(newest)['step']} ({newest.name})"
+    assert (
+        model.notes[-1]
+        == f"the run is not finished: using the checkpoint of step {load_checkpoint(newest)['step']} ({newest.name})"
+    )
     target = load_checkpoint(newest)["model"]["jepa.target_encoder.blocks.0.norm1.weight"]
     assert torch.equal(model.encoder.state_dict()["blocks.0.norm1.weight"], target)
     newest.write_bytes(newest.read_bytes()[:500])

@@ -349,11 +349,11 @@ def test_clip_rate_comes_from_pretraining(config: ProbeConfig, saved: Path) -> N
 def test_a_run_is_not_overwritten_silently(config: ProbeConfig, saved: Path) -> None:
     knn = changed(config, kinds=("knn",))
     probe(knn)
-    with pytest.raises(ConfigError, match="holds a run already: add --overwrite"):
+    with pytest.raises(ConfigError, match="already holds a run: add --overwrite"):
         probe(knn)
     probe(changed(knn, kinds=("linear",), overwrite=True))
     assert list(json.loads((Path(config.out) / "results.json").read_text())["probes"]) == ["linear"]
-    with pytest.raises(ConfigError, match="is the model to probe"):
+    with pytest.raises(ConfigError, match="is the folder of the source model"):
         probe(changed(config, out=str(saved), overwrite=True))
 
 
@@ -384,7 +384,7 @@ def test_a_class_whose_only_training_video_is_bad_is_an_error(
     good = [(shapes / row["path"], "ab"[i % 2], ("train", "val", "test")[i % 3]) for i, row in enumerate(rows)]
     extra = [(bad, "c", "train"), (shapes / "videos" / Path(rows[0]["path"]).name, "a", "train")]
     write_csv(listed, [*good, *extra, (sorted((shapes / "videos").iterdir())[-1], "c", "test")])
-    with pytest.raises(DataError, match=r"test has videos of 1 class without any to train on \(c\)"):
+    with pytest.raises(DataError, match=r"test has videos of 1 class without training videos \(c\)"):
         probe(changed(config, source=str(listed), label=None, max_bad=0.5))
 
 
@@ -443,14 +443,14 @@ def test_numbered_classes_are_in_the_order_of_numbers(tmp_path: Path) -> None:
         ([("0.mp4", "a", ""), ("1.mp4", "a", ""), ("2.mp4", "b", "")], r"1 class has a single video \(b\)"),
         ([("0.mp4", "a", ""), ("1.mp4", "", ""), ("2.mp4", "", "")], r"2 videos have no label, such as .*1\.mp4"),
         ([("0.mp4", "", ""), ("1.mp4", "", "")], "the videos have no labels: .*--label"),
-        ([("0.mp4", "a", "test"), ("1.mp4", "b", "val")], "none is left to train on"),
+        ([("0.mp4", "a", "test"), ("1.mp4", "b", "val")], "there are no training videos"),
         (
             [("0.mp4", "a", "train"), ("1.mp4", "b", "train"), ("2.mp4", "c", "val"), ("3.mp4", "d", "test")],
             "4 classes for 2",
         ),
         (
             [(f"{i}.mp4", "ab"[i % 2], "train") for i in range(4)] + [("8.mp4", "c", "val"), ("9.mp4", "a", "test")],
-            r"val has videos of 1 class without any to train on \(c\)",
+            r"val has videos of 1 class without training videos \(c\)",
         ),
         (
             [(f"{i}.mp4", "ab"[i % 2], "train") for i in range(4)] + [("0.mp4", "a", "val"), ("9.mp4", "a", "test")],

@@ -55,7 +55,7 @@ def test_files_of_one_model(videos: Path, saved: Path, tmp_path: Path, capsys: p
     ]
     text = capsys.readouterr().out
     assert f"wrote {out / 'pca.html'}" in text
-    assert "files that cannot be read: 1" in text
+    assert "unreadable files: 1" in text
 
 
 def test_the_same_run_writes_the_same_bytes(videos: Path, saved: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_two_models_side_by_side(videos: Path, saved: Path, tmp_path: Path) -> N
 def test_what_is_refused(videos: Path, saved: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give videos"):
         show(ShowConfig(videos=(str(videos),)))
-    with pytest.raises(ConfigError, match="belongs to one model"):
+    with pytest.raises(ConfigError, match="works with a single model"):
         run(videos, saved, saved, out=tmp_path / "o", fit="x")
     run(videos, saved, out=tmp_path / "o", what=("similarity",))
     with pytest.raises(ConfigError, match=r"holds similarity\.html already"):
@@ -155,7 +155,7 @@ def test_attention_of_a_probe(videos: Path, classifier: Path, saved: Path, tmp_p
         run(videos, classifier, out=tmp_path / "x", classes=("bird",), **options)
     with pytest.raises(ConfigError, match="reads the last layer"):
         run(videos, classifier, out=tmp_path / "x", layer=0, **options)
-    with pytest.raises(ConfigError, match="classes are rows of attention"):
+    with pytest.raises(ConfigError, match="classes needs --what attention"):
         run(videos, classifier, out=tmp_path / "x", classes=("dog",), rows="heads", **options)
 
 
@@ -178,9 +178,9 @@ def test_map_of_a_labeled_set_with_a_query(shapes: Path, saved: Path, videos: Pa
     text = (tmp_path / "o" / "map.html").read_text("utf-8")
     assert "89 of 89 files, 1 of them queries" in text
     assert "kNN purity" in text
-    with pytest.raises(ConfigError, match="map is of one model"):
+    with pytest.raises(ConfigError, match="map supports a single model"):
         run(shapes, saved, saved, out=tmp_path / "x", **options)
-    with pytest.raises(ConfigError, match="add --what map"):
+    with pytest.raises(ConfigError, match="query needs --what map"):
         run(shapes, saved, out=tmp_path / "x", query=("a",))
     with pytest.raises(DataError, match="none of 1 files"):
         run(videos / "broken.mp4", saved, out=tmp_path / "x", what=("map",))

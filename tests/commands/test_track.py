@@ -124,9 +124,9 @@ def test_what_is_refused(data: Path, saved: Path) -> None:
             run(data, saved, **settings)
     with pytest.raises(ConfigError, match="a video or --davis"):
         run(data, saved, davis="x")
-    with pytest.raises(ConfigError, match="brings its own masks"):
+    with pytest.raises(ConfigError, match="uses the masks of the dataset"):
         run(data, saved, video="", davis="x")
-    with pytest.raises(ConfigError, match="true masks are for masks"):
+    with pytest.raises(ConfigError, match="--truth works with --mask"):
         run(data, saved, mask=None, points=("1,1",), truth="x")
     with pytest.raises(VideoError, match="no such file"):
         run(data, saved, video=str(data / "none.mp4"))
@@ -134,7 +134,7 @@ def test_what_is_refused(data: Path, saved: Path) -> None:
     with pytest.raises(DataError, match="40 x 10 px for a video of 96 x 64 px"):
         run(data, saved, mask=str(data / "wide.png"))
     write_mask(data / "empty.png", np.zeros((64, 96), np.uint8))
-    with pytest.raises(DataError, match="marks no object"):
+    with pytest.raises(DataError, match="has no objects"):
         run(data, saved, mask=str(data / "empty.png"))
     (data / "truth" / "00003.png").unlink()
     with pytest.raises(DataError, match="5 masks for the 6 frames"):

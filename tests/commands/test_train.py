@@ -40,7 +40,7 @@ def test_the_best_candidate_is_trained_tested_and_saved(
 
 
 def test_too_little_time_is_an_error(saved: Path, shapes: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="too little to encode"):
+    with pytest.raises(DataError, match="not enough to encode"):
         train_classifier(
             str(shapes), label="motion", model=[str(saved)], out=tmp_path / "run", minutes=0.05, train_views=1000
         )

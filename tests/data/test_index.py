@@ -101,7 +101,7 @@ def test_missing_empty_and_binary_sources(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         read_index(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no videos in this folder"):
+    with pytest.raises(DataError, match="no videos or images in this folder"):
         read_index(tmp_path / "empty")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x81" * 10)
     with pytest.raises(DataError, match="not a text list"):

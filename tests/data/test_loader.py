@@ -125,7 +125,7 @@ def test_videos_held_out_are_never_shown(shapes: Path, tmp_path: Path) -> None:
     rows = (shapes / "index.csv").read_text().splitlines()
     held_out = [rows[0], *(row for row in rows[1:] if "test" in row)]
     (shapes / "held-out.csv").write_text("\n".join(held_out))
-    with pytest.raises(DataError, match="none is left to train on"):
+    with pytest.raises(DataError, match="there are no training videos"):
         PretrainBatches(
             (str(shapes / "held-out.csv"),), DataConfig(frame_step=1), MODEL, MaskingConfig(), seed=0, micro_batch=4
         )

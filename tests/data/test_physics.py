@@ -99,5 +99,5 @@ def test_settings_that_cannot_be(tmp_path: Path) -> None:
         with pytest.raises(ConfigError):
             PhysicsConfig(**wrong)
     (tmp_path / "index.csv").write_text("path\n")
-    with pytest.raises(DataError, match="holds a data set already"):
+    with pytest.raises(DataError, match="already holds a dataset"):
         make_physics(PhysicsConfig(out=str(tmp_path)))

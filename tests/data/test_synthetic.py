@@ -96,5 +96,5 @@ def test_impossible_settings(wrong: dict) -> None:
 def test_a_data_set_is_not_written_over(tmp_path: Path) -> None:
     config = ShapesConfig(out=str(tmp_path), train=1, val=0, test=0, size=16, frames=2)
     make_shapes(config, workers=1)
-    with pytest.raises(DataError, match="holds a data set already"):
+    with pytest.raises(DataError, match="already holds a dataset"):
         make_shapes(config, workers=1)

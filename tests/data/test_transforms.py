@@ -188,7 +188,7 @@ def test_auto_compares_the_shapes_not_the_sizes() -> None:
 
 def test_the_choice_is_explained() -> None:
     assert describe_fit("auto", (180, 320), (64, 64)) == (
-        "the whole frame, squeezed (320 x 180 px to 64 x 64 px: a crop would lose 44% of the frame)"
+        "whole frame, squeezed (320 x 180 px to 64 x 64 px: a crop would lose 44% of the frame)"
     )
-    assert describe_fit("auto", (64, 64), (32, 32)) == "center crop (64 x 64 px to 32 x 32 px: the shapes are the same)"
-    assert "as asked for" in describe_fit("pad", (64, 64), (32, 32))
+    assert describe_fit("auto", (64, 64), (32, 32)) == "center crop (64 x 64 px to 32 x 32 px: same aspect ratio)"
+    assert "--fit" in describe_fit("pad", (64, 64), (32, 32))

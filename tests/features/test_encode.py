@@ -212,7 +212,7 @@ def test_damaged_features_are_encoded_again(
     again = run(encoder, index, tmp_path)
     assert not again.reused
     assert np.array_equal(again.x, before)
-    assert "damaged: encoding again" in caplog.text
+    assert "damaged: recomputing the features" in caplog.text
 
 
 def test_features_that_are_not_finite_are_an_error(encoder: Encoder, index: VideoIndex, tmp_path: Path) -> None:

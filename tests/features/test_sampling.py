@@ -108,8 +108,10 @@ def test_random_clips_are_squeezed_where_whole_frames_are(wide: VideoIndex) -> N
 
 def test_a_plan_says_what_is_looked_at() -> None:
     assert PLAN.describe((180, 320)) == (
-        "2 clips of 4 frames (frame step 1) at the centers of equal parts; the whole frame, squeezed "
+        "2 clips of 4 frames (frame step 1) at the centers of equal parts; whole frame, squeezed "
         "(320 x 180 px to 32 x 32 px: a crop would lose 44% of the frame)"
     )
     published = replace(PLAN, segments=1).under(PROTOCOLS["published"])
-    assert published.describe((32, 32)).startswith("1 clip of 4 frames (frame step 1) in the middle; center crop")
+    assert published.describe((32, 32)).startswith(
+        "1 clip of 4 frames (frame step 1) at the center of the video; center crop"
+    )

@@ -284,11 +284,11 @@ def test_what_cannot_be_followed_is_named(run: Path, long: Path, tmp_path: Path)
     empty.write_bytes(b"")
     bad, good = say(run, empty, long)
     assert (bad.error, good.error) == ("the file is empty", None)
-    with pytest.raises(ConfigError, match="annotate is for one video, but 2 are given"):
+    with pytest.raises(ConfigError, match="annotate needs a single video, but 2 are given"):
         say(run, long, long, annotate=str(tmp_path / "x.mp4"))
-    with pytest.raises(ConfigError, match=r"annotate .*: is the video itself"):
+    with pytest.raises(ConfigError, match=r"annotate .*: is the input video"):
         say(run, long, annotate=str(long))
-    with pytest.raises(ConfigError, match=r"x\.avi: name a file that ends with \.mp4"):
+    with pytest.raises(ConfigError, match=r"x\.avi: the file name must end with \.mp4"):
         say(run, long, annotate="x.avi")
     with pytest.raises(ConfigError, match="annotate is for long videos: give window"):
         PredictConfig((str(long),), (str(run),), annotate="x.mp4")

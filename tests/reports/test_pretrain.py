@@ -36,7 +36,7 @@ def test_a_run_ends_with_a_report(run: Path, caplog: pytest.LogCaptureFixture) -
     page = (run / "report.html").read_text()
     assert "before pretraining" in page
     said = " ".join(record.getMessage() for record in caplog.get_records("setup"))
-    assert "with the weights before pretraining" in said
+    assert "with the encoder before pretraining" in said
 
 
 def test_equal_weights_give_equal_accuracies(run: Path, shapes: Path) -> None:
@@ -46,7 +46,7 @@ def test_equal_weights_give_equal_accuracies(run: Path, shapes: Path) -> None:
         assert found is not None
         assert found.before == found.after
         assert (found.train_videos, found.test_videos, found.classes) == (48, 24, 8)
-        assert "less than this test can tell" in found.sentence
+        assert "No significant difference" in found.sentence
         assert compare_encoders(model.encoder, model, [index], runtime, seconds=0.0, seed=0) is None
         bare = read_index(shapes)
         assert bare.classes is None
@@ -61,7 +61,7 @@ def test_equal_weights_give_equal_accuracies(run: Path, shapes: Path) -> None:
 
 @pytest.mark.parametrize(
     ("after", "words"),
-    [(80.0, "made the features better"), (20.0, "features worse"), (51.0, "less than this test can tell")],
+    [(80.0, "improved the features"), (20.0, "features worse"), (51.0, "No significant difference")],
 )
 def test_the_result_in_words(after: float, words: str) -> None:
     found = Comparison({"linear": 50.0, "knn": 50.0}, {"linear": after, "knn": after}, 300, 200, 4)

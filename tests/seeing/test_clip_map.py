@@ -66,7 +66,7 @@ def test_a_query_changes_nothing_for_the_others() -> None:
     np.testing.assert_array_equal(alone.neighbors.numbers, with_query.neighbors.numbers[:12])
     assert alone.neighbors.purity == with_query.neighbors.purity
     assert (with_query.neighbors.numbers[12] >= 0).all()
-    with pytest.raises(DataError, match="no clips to look"):
+    with pytest.raises(DataError, match="no clips to search"):
         map_clips([query])
 
 

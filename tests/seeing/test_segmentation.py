@@ -158,7 +158,7 @@ def test_what_is_no_mask(tmp_path: Path) -> None:
 
 
 def test_layout_of_davis(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not the layout of DAVIS"):
+    with pytest.raises(DataError, match="not in the DAVIS layout"):
         list(davis_sequences(tmp_path))
     for kind, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
         for name in ("bear", "cow"):

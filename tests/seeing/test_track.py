@@ -167,7 +167,7 @@ def test_a_lost_point_stays_at_its_last_place() -> None:
 
 def test_masks_without_objects_and_wrong_grids_are_refused() -> None:
     video, masks = squares(2, 1)
-    with pytest.raises(DataError, match="marks no object"):
+    with pytest.raises(DataError, match="has no objects"):
         next(track_masks(pixel_features(video), masks[0] * 0))
     with pytest.raises(DataError, match="labels of"):
         next(propagate(pixel_features(video), np.zeros((3, 3, 1))))

@@ -111,7 +111,7 @@ def test_every_stop_signal_saves(
     assert process.returncode == 128 + number
     assert "Traceback" not in err
     step = load_newest(run_dir / "checkpoints")["step"]
-    assert f"Interrupted at step {step}: saved in {run_dir}. Go on with:" in out
+    assert f"Interrupted at step {step}, saved in {run_dir}. To continue," in out
     assert 2 <= step < 12
     goes_on(run_dir, tiny_command, quiet_env, whole)
 
@@ -234,8 +234,8 @@ def test_what_ends_one_process_ends_the_other_with_a_save(
         assert said == [["error: process 1: a.mp4: cannot be read"]] * 2
     else:
         assert said[0] == [
-            f"error: another process of the run has ended; this one ends at step {step}, the last checkpoint is of step "
-            f"{step}: go on with --resume"
+            f"error: another process of the run has stopped; stopping at step {step}, the last checkpoint is of step "
+            f"{step}: continue with --resume"
         ]
     assert pair[0].returncode == 1
     goes_on(run_dir, tiny_command, quiet_env, whole, atol=1e-6)
@@ -289,7 +289,7 @@ def test_an_error_is_one_line_in_all_processes(
         two += ["--learning-rate", "0.5"]
     else:
         tiny.run(run_dir, TrainConfig(steps=12, batch_size=8, device="cpu", precision="fp32", threads=1))
-        message = "holds a run already: add --resume to go on"
+        message = "already holds a run: add --resume to go on"
     if what == "checkpoint":
         one, two = [*one, "--resume", "--width", "9"], [*two, "--resume", "--width", "9"]
         message = "does not fit this model (size mismatch for"

@@ -31,7 +31,7 @@ def start(path: Path, **settings: bool) -> None:
 def test_a_run_is_never_overwritten_silently(tmp_path: Path, tiny: ModuleType) -> None:
     tiny.run(tmp_path, TrainConfig(**SHORT))
     before = read_metrics(tmp_path / "metrics.jsonl")
-    with pytest.raises(ConfigError, match=r"holds a run already: add --resume .* --overwrite"):
+    with pytest.raises(ConfigError, match=r"already holds a run: add --resume .* --overwrite"):
         tiny.run(tmp_path, TrainConfig(**SHORT))
     assert read_metrics(tmp_path / "metrics.jsonl") == before
     with pytest.raises(ConfigError, match="choose one"):
@@ -64,7 +64,7 @@ def test_a_folder_that_holds_no_run_loses_nothing(tmp_path: Path) -> None:
     for name in ("config.yaml", "model.safetensors", "checkpoints/other.pt", "tensorboard/events.out.tfevents.1"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
-    with pytest.raises(ConfigError, match="holds a model that no run has written"):
+    with pytest.raises(ConfigError, match="holds a model that is not from a run"):
         start(tmp_path, overwrite=True)
     assert len(files(tmp_path)) == 4
     (tmp_path / "model.safetensors").unlink()
@@ -74,7 +74,7 @@ def test_a_folder_that_holds_no_run_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_run_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="cannot be made a run folder"):
+    with pytest.raises(ConfigError, match="cannot be used as a run folder"):
         start(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "x"
 
@@ -102,7 +102,7 @@ def test_one_thread_may_open_it_twice_and_no_other(tmp_path: Path) -> None:
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-    assert refused == [f"{tmp_path}: a run is going on in this folder: wait until it ends, or choose another folder"]
+    assert refused == [f"{tmp_path}: another run is using this folder: wait until it is done, or choose another folder"]
     start(tmp_path)
     assert files(tmp_path) == []
 
@@ -131,7 +131,7 @@ def test_two_processes_never_share_a_folder(tmp_path: Path, ending: str) -> None
     try:
         assert process.stdout.readline() == "held\n"
         for settings in ({}, {"resume": True}, {"overwrite": True}):
-            with pytest.raises(ConfigError, match="a run is going on in this folder"):
+            with pytest.raises(ConfigError, match="another run is using this folder"):
                 start(tmp_path / "run", **settings)
         if ending == "kill":
             process.kill()

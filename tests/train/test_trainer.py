@@ -207,7 +207,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
         result = tiny.run(tmp_path, settings())
     assert (result.step, result.interrupted) == (press_at, press_at < 12)
     if press_at < 12:
-        assert f"Interrupted at step {press_at}: saved in {tmp_path}. Go on with:" in (said := caplog.text)
+        assert f"Interrupted at step {press_at}, saved in {tmp_path}. To continue," in (said := caplog.text)
         assert "--resume" in said
         assert list_checkpoints(tmp_path / "checkpoints")[-1].name == f"step-{press_at:08d}.pt"
         assert not tiny.run(tmp_path, settings(resume=True)).interrupted

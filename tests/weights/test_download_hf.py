@@ -122,7 +122,7 @@ def child(program: str, *args: str, **environment: str) -> str:
 def test_a_model_is_fetched_once_and_then_works_offline(hub: type[Hub], tmp_path: Path) -> None:
     said = child(FETCH, MODEL, HF_HUB_OFFLINE="1")
     assert said == (
-        f"error: {MODEL}: not downloaded yet, and HF_HUB_OFFLINE is set: unset it, or give the path of its folder"
+        f"error: {MODEL}: not downloaded yet, and HF_HUB_OFFLINE is set: unset it, or give the path of a local folder"
     )
     assert hub.asked == []
     folder = Path(child(FETCH, MODEL))
@@ -160,5 +160,5 @@ def test_what_cannot_be_had(hub: type[Hub], repo: str, words: str) -> None:
 
 def test_nobody_answers(hub: type[Hub]) -> None:
     said = child(FETCH, MODEL, HF_ENDPOINT="http://127.0.0.1:9")
-    assert said.startswith(f"error: {MODEL}: cannot be downloaded (")
+    assert said.startswith(f"error: {MODEL}: not found locally, and the download failed (")
     assert len(said.splitlines()) == 1

@@ -180,7 +180,7 @@ def test_files_of_old_torch_versions(tmp_path: Path, container: dict[str, Any]) 
 def test_other_things_that_are_no_models(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file or folder"):
         load_model(tmp_path / "missing.pth.tar")
-    with pytest.raises(CheckpointError, match="not the folder of a run"):
+    with pytest.raises(CheckpointError, match="not a run or model folder"):
         load_model(tmp_path)
     with pytest.raises(CheckpointError, match="no target_encoder, ema_encoder or encoder in it, only classifier, opt"):
         load_model(V1 / "probe.pth.tar")

@@ -83,12 +83,12 @@ def write_meta(path: Path, model: LoadedModel) -> tuple[str, ...]:
     """
     if model.config.time_attention != "full" or model.config.output_positions:
         raise ConfigError(
-            f"{model.source}: Meta's code knows neither time_attention {model.config.time_attention} nor output_positions, and "
-            "would compute other features: write --to openvjepa, or export --to onnx"
+            f"{model.source}: Meta's code supports neither time_attention {model.config.time_attention} nor "
+            "output_positions; its features would differ: use --to openvjepa, or `vjepa export --to onnx`"
         )
     files, notes = meta_files(path), list[str]()
     if model.probe is not None and not isinstance(model.probe, AttentiveClassifier):
-        raise ConfigError(f"{model.source}: Meta has no layout for a linear probe: probe with --kinds attentive")
+        raise ConfigError(f"{model.source}: Meta's layout has no linear probe: use `vjepa probe --kinds attentive`")
     encoder = _prefixed(model.encoder, "module.backbone.")
     # The average that distillation keeps beside its student has a name of its own (V-JEPA 2.1 B and L).
     average = "ema_encoder" if model.config.predictor_out_dim else "target_encoder"
@@ -127,7 +127,7 @@ def meta_files(path: Path) -> tuple[Path, Path]:
     for suffix in META_SUFFIXES:
         if path.name.endswith(suffix) and path.name != suffix:
             return path, path.with_name(f"{path.name.removesuffix(suffix)}-probe{suffix}")
-    raise ConfigError(f"{path}: name a file that ends with {' or '.join(META_SUFFIXES)}")
+    raise ConfigError(f"{path}: the file name must end with {' or '.join(META_SUFFIXES)}")
 
 
 def parse_geometry(text: str) -> Mapping[str, Any]:
@@ -153,9 +153,9 @@ def check_files(files: tuple[Path, ...], source: str, *, overwrite: bool) -> Non
     """
     for file in files:
         if file.is_dir():
-            raise ConfigError(f"{file}: is a folder: name a file")
+            raise ConfigError(f"{file}: is a folder: pass a file")
         if file.exists() and (not overwrite or file.resolve() == Path(source).resolve()):
-            raise ConfigError(f"{file}: is there already: choose another name, or add --overwrite to replace it")
+            raise ConfigError(f"{file}: already exists: choose another name, or add --overwrite to replace it")
 
 
 def check_folder(folder: Path, source: str, *, overwrite: bool) -> None:
@@ -165,11 +165,11 @@ def check_folder(folder: Path, source: str, *, overwrite: bool) -> None:
         ConfigError: it is, and shall not be replaced; or is what is read.
     """
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder}: is a file: name a folder")
+        raise ConfigError(f"{folder}: is a file: pass a folder")
     if folder.exists() and folder.resolve() == Path(source).resolve():
-        raise ConfigError(f"{folder}: is the model that is read: choose another folder")
+        raise ConfigError(f"{folder}: is the folder of the source model: choose another folder")
     if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise ConfigError(f"{folder}: is in use: choose another folder, or add --overwrite to replace the model in it")
+        raise ConfigError(f"{folder}: already holds a model: choose another folder, or add --overwrite to replace it")
 
 
 def clear_folder(folder: Path) -> None:

@@ -53,7 +53,7 @@ def decode_videos(config: DecodeConfig) -> DecodeResult:
         raise ConfigError("give videos to decode, --model, and --fit with other videos to fit the decoder on")
     if any((out / name).exists() for name in (PICTURE, PAGE)) and not config.overwrite:
         raise ConfigError(
-            f"{out}: holds decoded videos already: choose another --out, or add --overwrite to replace them"
+            f"{out}: already holds results of vjepa decode: choose another --out, or add --overwrite to replace them"
         )
     index, source = gather(config.videos, None), gather(config.fit, None)
     model = load_predictive(config.model, seed=config.seed)

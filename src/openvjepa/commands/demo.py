@@ -77,7 +77,8 @@ def demo(config: DemoConfig) -> DemoResult:
     out, started = Path(config.out), time.monotonic()
     if not config.few <= config.train <= config.videos:
         raise ConfigError(
-            f"few {config.few}, train {config.train}, videos {config.videos}: each takes part of the next"
+            f"few {config.few}, train {config.train}, videos {config.videos}: few must not exceed train, and train "
+            "must not exceed videos"
         )
     with locked(out):
         clear_demo(out)
@@ -153,7 +154,7 @@ def _pretrain(recipe: PretrainConfig, untrained: Path) -> None:
     save_model(untrained, PretrainTask(recipe).jepa.encoder, clip=clip)
     result = pretrain(recipe)
     if result.interrupted:
-        raise Interrupted("the demo was interrupted: start it again", result.signal)
+        raise Interrupted("the demo was interrupted: run it again", result.signal)
 
 
 def _labeled(data: Path, count: int) -> Path:

@@ -93,13 +93,13 @@ def _check(config: EmbedConfig) -> tuple[Path, Path]:
     check_format(out, config.dtype)
     work = out.with_name(f"{out.name}.parts")
     if out.is_dir():
-        raise ConfigError(f"{out}: is a folder: name a file")
+        raise ConfigError(f"{out}: is a folder: pass a file")
     if config.overwrite:
         shutil.rmtree(work, ignore_errors=True)
     elif not work.exists():
         for path in (out, out.with_suffix(".jsonl")):
             if path.exists():
-                raise ConfigError(f"{path}: is there already: choose another --out, or add --overwrite to replace it")
+                raise ConfigError(f"{path}: already exists: choose another --out, or add --overwrite to replace it")
     return out, work
 
 
@@ -138,7 +138,7 @@ def _encode(
 ) -> None:
     """Encode the batches that the journal lacks."""
     if journal.entries:
-        logger.info("going on after %d of %d files", len(journal.entries), len(index))
+        logger.info("resuming after %d of %d files", len(journal.entries), len(index))
     height, width = _grid(encoder, plan).shape[1:]
     last = time.monotonic()
     for batch in encode_batches(encoder, index, plan, settings, name=index.source, first=journal.batches):

@@ -38,12 +38,12 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         DataError: the videos cannot be read, have no labels, or have labels that a run does not know.
     """
     if not config.source:
-        raise ConfigError("no videos given: name a folder, a list or a CSV file of labeled videos")
+        raise ConfigError("no videos given: pass a folder, list or CSV file of labeled videos")
     if not config.model:
-        raise ConfigError("no model given: --model names run folders of probes or fine-tunings")
+        raise ConfigError("no model given: pass --model with run folders of vjepa train, probe or finetune")
     out = Path(config.out)
     if not config.overwrite and any((out / name).exists() for name in RUN_FILES):
-        raise ConfigError(f"{out}: holds an evaluation already: add --overwrite to replace it, or choose another --out")
+        raise ConfigError(f"{out}: already holds an evaluation: add --overwrite to replace it, or choose another --out")
     chosen = videos_for(config.model, config.source, label=config.label, split=config.split, group=config.group)
     members = load_members(
         config.model,

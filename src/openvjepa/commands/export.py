@@ -102,9 +102,9 @@ def _try_transformers(folder: Path, model: LoadedModel) -> float:
                 module.eps = ENCODER_EPS  # as transformers runs every probe
         difference = largest_difference(probe(tokens), theirs(pixels).logits)
     if not difference <= TOLERANCE:
-        raise CheckpointError(f"{folder}: transformers' numbers differ from ours by {difference:.1e}")
+        raise CheckpointError(f"{folder}: outputs of the exported model in transformers differ by {difference:.1e}")
     if model.labels is not None and theirs.config.id2label != dict(enumerate(model.labels)):
-        raise CheckpointError(f"{folder}: transformers gives the classes other names")
+        raise CheckpointError(f"{folder}: class names in transformers differ")
     return difference
 
 

@@ -134,9 +134,11 @@ def _check(config: FinetuneConfig) -> None:
     """Fail before the work where it could not end well."""
     Augmentation(config.randaugment, config.erasing)  # says what it needs
     if not config.model:
-        raise ConfigError("no model given: --model names a run folder, a checkpoint file or a published model")
+        raise ConfigError(
+            "no model given: pass --model with a run folder, a checkpoint file or the name of a published model"
+        )
     if Path(config.out).resolve() == Path(config.model).resolve():
-        raise ConfigError(f"{config.out}: is the model to start from: choose another --out")
+        raise ConfigError(f"{config.out}: is the folder of the source model: choose another --out")
     one_process("fine-tuning")
 
 
@@ -148,7 +150,7 @@ def _say_missing(config: FinetuneConfig, splits: dict[str, VideoIndex]) -> None:
         folders = {folder.name for group in groups for folder in group.iterdir() if folder.is_dir()}
         empty = sorted(name for name in folders - set(classes) if not name.startswith("."))
         if empty:
-            log.warning("no videos in the class %s: it is left out", ", ".join(empty))
+            log.warning("class %s has no videos and is left out", ", ".join(empty))
     for split in ("val", "test"):
         missing = [name for i, name in enumerate(classes) if i not in set(splits[split].labels)]
         if missing:

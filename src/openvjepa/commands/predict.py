@@ -42,9 +42,9 @@ def predict(config: PredictConfig) -> list[Prediction]:
         CheckpointError: a run cannot be read or holds no classifier, or a file cannot be written.
     """
     if not config.videos:
-        raise ConfigError("no videos given: name files, folders or lists")
+        raise ConfigError("no videos given: pass files, folders or lists")
     if not config.model:
-        raise ConfigError("no model given: --model names the run folder of a probe or fine-tuning")
+        raise ConfigError("no model given: pass --model with a run folder of vjepa train, probe or finetune")
     wanted = list(_expand(config.videos))
     records = tuple(record for record, error in wanted if error is None)
     _check_files(config, [record for record, _ in wanted])
@@ -73,17 +73,21 @@ def _check_files(config: PredictConfig, records: Sequence[VideoRecord]) -> None:
     """Fail before the work when the files of a long video, or parts of videos, cannot be meant."""
     paths = [record.path for record in records]
     if config.window is not None and any(record.is_part for record in records):
-        raise ConfigError("window follows whole videos, but the list has columns start and end: name the files instead")
+        raise ConfigError(
+            "window needs whole videos, but the list has columns start and end: pass the video files instead"
+        )
     for name, suffix in (("csv", ".csv"), ("timeline", ".png"), ("annotate", ".mp4")):
         target = getattr(config, name)
         if target is None:
             continue
         if Path(target).suffix.lower() != suffix:
-            raise ConfigError(f"{name} {target}: name a file that ends with {suffix}")
+            raise ConfigError(f"{name} {target}: the file name must end with {suffix}")
         if name != "csv" and len(paths) != 1:
-            raise ConfigError(f"{name} is for one video, but {len(paths)} are given: use csv, or one video at a time")
+            raise ConfigError(
+                f"{name} needs a single video, but {len(paths)} are given: use csv, or pass one video at a time"
+            )
         if any(Path(path).resolve() == Path(target).resolve() for path in paths):
-            raise ConfigError(f"{name} {target}: is the video itself: choose another name")
+            raise ConfigError(f"{name} {target}: is the input video: choose another name")
 
 
 def _predict(

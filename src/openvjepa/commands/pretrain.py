@@ -106,8 +106,14 @@ def _finish(
     out = Path(config.out)
     clip = ClipProtocol.of(config.model, frame_step=config.data.frame_step, fps=config.data.fps)
     save_model(out, task.jepa.target_encoder, task.jepa.predictor, clip=clip)
-    log.info("Done: %s after %d steps in %.0f s", out / "model.safetensors", result.step, result.seconds)
+    log.info("Done: %d steps in %.0f s, model saved in %s", result.step, result.seconds, out)
     report_pretraining(config, before, load_model(out), batches.indices, runtime, seconds=result.seconds)
+    log.info(
+        "report: %s\nnext: vjepa train videos/ --model %s, or vjepa show videos/ --model %s",
+        out / "report.html",
+        out,
+        out,
+    )
 
 
 def _initial_encoder(config: PretrainConfig) -> Encoder:
@@ -128,6 +134,6 @@ def _introduce(config: PretrainConfig, batches: PretrainBatches, task: PretrainT
     grid = config.model.grid
     log.info(
         f"{len(batches.records)} videos; {config.model.arch} {encoder:.2f} M + predictor {rest:.2f} M parameters; "
-        f"{grid.t} x {grid.h} x {grid.w} = {grid.tokens} tokens a clip; {config.train.steps} steps of "
+        f"{grid.t} x {grid.h} x {grid.w} = {grid.tokens} tokens per clip; {config.train.steps} steps of "
         f"{config.train.batch_size} clips\n{runtime}, {describe(runtime.device, runtime.dtype)}"
     )

@@ -88,9 +88,11 @@ def probe(config: ProbeConfig) -> ProbeResult:
     one_process("probing")
     out = Path(config.out)
     if not config.model:
-        raise ConfigError("no model given: name the run folder of a pretraining, or a checkpoint file")
+        raise ConfigError(
+            "no model given: pass --model with a run folder, a checkpoint file or the name of a published model"
+        )
     if out.resolve() == Path(config.model).resolve():
-        raise ConfigError(f"{out}: is the model to probe: choose another --out")
+        raise ConfigError(f"{out}: is the folder of the source model: choose another --out")
     with open_run(out, overwrite=config.overwrite, resumable=False) as folder:
         return _probe(config, folder)
 

@@ -70,20 +70,20 @@ def check(config: ShowConfig) -> None:
         raise ConfigError("give videos or images (files, folders, lists or CSV files), and --model")
     if config.fit and (len(config.model) > 1 or config.foreground):
         raise ConfigError(
-            "a fit belongs to one model, and says itself whether the background is masked: leave the other out"
+            "fit works with a single model and already defines the foreground mask: leave out the other models and foreground"
         )
     if "map" in config.what and len(config.model) > 1:
-        raise ConfigError("a map is of one model: give one --model, or other pictures (--what pca similarity)")
+        raise ConfigError("a map supports a single model: pass one --model, or leave out --what map")
     if config.classes and (config.rows == "heads" or "attention" not in config.what):
-        raise ConfigError("classes are rows of attention: add --what attention, and leave --rows heads out")
+        raise ConfigError("classes needs --what attention and --rows classes")
     if config.query and "map" not in config.what:
-        raise ConfigError("a query is for the map: add --what map")
+        raise ConfigError("query needs --what map")
     out = Path(config.out)
     if out.is_file():
-        raise ConfigError(f"{out}: is a file: name a folder")
+        raise ConfigError(f"{out}: is a file: pass a folder")
     old = sorted(path.name for kind in config.what for path in out.glob(f"{kind}*"))
     if old and not config.overwrite:
-        raise ConfigError(f"{out}: holds {old[0]} already: choose another --out, or add --overwrite to replace it")
+        raise ConfigError(f"{out}: already holds {old[0]}: choose another --out, or add --overwrite to replace it")
 
 
 def gather(sources: Sequence[str], label: str | None) -> VideoIndex:
@@ -99,7 +99,7 @@ def gather(sources: Sequence[str], label: str | None) -> VideoIndex:
         parts.append(VideoIndex((VideoRecord(source),), None, source) if named else read_index(source, label=label))
     classes = {part.classes for part in parts if part.classes is not None}
     if len(classes) > 1:
-        raise ConfigError("the sources have different classes: give one folder or list with all of them")
+        raise ConfigError("the sources have different classes: pass a single folder or list")
     records = tuple(record for part in parts for record in part.records)
     return VideoIndex(records, next(iter(classes), None), ", ".join(sources))
 

@@ -92,7 +92,7 @@ def _check(config: SurpriseConfig) -> Path:
     out = Path(config.out)
     old = [name for name in (CSV, PAGE) if (out / name).exists()]
     if old and not config.overwrite:
-        raise ConfigError(f"{out}: holds {old[0]} already: choose another --out, or add --overwrite to replace it")
+        raise ConfigError(f"{out}: already holds {old[0]}: choose another --out, or add --overwrite to replace it")
     return out
 
 
@@ -120,7 +120,7 @@ def _separations(
     lost = {trial.scene for trial, video in zip(trials, found, strict=True) if isinstance(video, VideoError)}
     kept = [(t, v) for t, v in zip(trials, found, strict=True) if t.scene not in lost and isinstance(v, VideoSurprise)]
     if not kept:
-        raise DataError("every scene of the benchmark has a video that cannot be read")
+        raise DataError("no scene of the benchmark is complete: each has an unreadable video")
     means, tops = ([v.score(how) for _, v in kept] for how in ("mean", "max"))
     return {
         name: separation(

@@ -93,15 +93,15 @@ def _check(config: TrackConfig) -> np.ndarray | None:
     if config.davis is None and (config.mask is None) == (not config.points):
         raise ConfigError("give --mask, a picture of the objects in the first frame, or --points x,y ...")
     if config.davis is not None and (config.mask or config.points or config.truth):
-        raise ConfigError("DAVIS brings its own masks: leave --mask, --points and --truth out")
+        raise ConfigError("--davis uses the masks of the dataset: leave out --mask, --points and --truth")
     if config.points and config.truth:
-        raise ConfigError("true masks are for masks, not points: leave --truth or --points out")
+        raise ConfigError("--truth works with --mask, not with --points: leave out one of them")
     out = Path(config.out)
     if out.is_file():
-        raise ConfigError(f"{out}: is a file: name a folder")
+        raise ConfigError(f"{out}: is a file: pass a folder")
     old = [name for name in ("masks", "points.csv", "track.mp4", "track.png", "scores.json") if (out / name).exists()]
     if old and not config.overwrite:
-        raise ConfigError(f"{out}: holds {old[0]} already: choose another --out, or add --overwrite to replace it")
+        raise ConfigError(f"{out}: already holds {old[0]}: choose another --out, or add --overwrite to replace it")
     try:
         places = [[float(number) for number in point.split(",")] for point in config.points]
     except ValueError:

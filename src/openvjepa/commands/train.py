@@ -117,7 +117,7 @@ def _search(
         settings = EncodeSettings(runtime, workers=config.workers, max_bad=config.max_bad)
         encoded = encode_candidate(name, model, splits, config, settings, seconds=deadline - time.monotonic())
         if isinstance(encoded, str):
-            log.warning("%s: not tried: %s", name, encoded)
+            log.warning("%s: skipped: %s", name, encoded)
             skipped[name] = encoded
             continue
         found = compare_kinds(encoded, config, deadline=deadline)
@@ -127,7 +127,7 @@ def _search(
             best, leader = encoded, top
     if best is None:
         raise DataError(
-            f"{config.minutes:g} minutes are too little to encode the videos with any model: give more --minutes"
+            f"{config.minutes:g} minutes are not enough to encode the videos with any model: increase --minutes"
         )
     return best, candidates, skipped
 

@@ -62,7 +62,7 @@ class ClipSpec:
             ConfigError: the start is negative or not finite.
         """
         if not 0 <= start < math.inf:
-            raise ConfigError(f"a clip cannot start at {start} s: give a number of seconds from 0 on")
+            raise ConfigError(f"start {start} s: must be 0 or more")
         steps = np.arange(self.num_frames, dtype=np.int64)
         if self.frame_step is not None:
             numbers = _nearest(video, start) + steps * self.frame_step

@@ -38,7 +38,7 @@ def seeded(*key: int) -> torch.Generator:
         ConfigError: the seed, which comes first, is negative.
     """
     if key[0] < 0:
-        raise ConfigError(f"seed {key[0]} is negative: choose 0 or more")
+        raise ConfigError(f"seed {key[0]} is negative: must be 0 or more")
     state = np.random.SeedSequence(key).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
@@ -69,13 +69,13 @@ class PretrainBatches(Dataset[Batch]):
         self.rank, self.world_size = rank, world_size
         self.indices = [read_index(source, label=data.label) for source in sources]
         if not sources:
-            raise ConfigError("no videos given: name a folder, a list or a CSV file")
+            raise ConfigError("no videos given: pass a folder, list or CSV file")
         if data.mix is not None and (len(data.mix) != len(sources) or min(data.mix) <= 0):
             raise ConfigError(f"mix {data.mix} must give one positive weight for each of the {len(sources)} sources")
         self.shown = [index.without("val", "test") for index in self.indices]
         for index in self.shown:
             if not len(index):
-                raise DataError(f"{index.source}: all videos are marked as val or test, none is left to train on")
+                raise DataError(f"{index.source}: all videos are marked as val or test: there are no training videos")
         self.records = [record for index in self.shown for record in index.records]
         self.ends = np.cumsum([len(index) for index in self.shown])  # of each source in records
         self.spec = ClipSpec(model.num_frames, data.frame_step, data.fps)

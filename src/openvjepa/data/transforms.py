@@ -169,15 +169,15 @@ def describe_fit(fit: Fit, frame: tuple[int, int], size: tuple[int, int], views:
     chosen, lost = chosen_fit(fit, frame, size, views), 1 - kept_area(frame, size)
     shown = {
         "crop": "center crop" if views == 1 else f"{views} crops along the longer side",
-        "squeeze": "the whole frame, squeezed",
-        "pad": "the whole frame, with bars",
+        "squeeze": "whole frame, squeezed",
+        "pad": "whole frame, with bars",
         "three": "three crops along the longer side",
     }[chosen]
-    why = "as asked for"
+    why = "--fit"
     if fit == "auto" and views > 1:
-        why = "several views show the whole frame together"
+        why = "several views cover the whole frame"
     elif fit == "auto":
-        why = f"a crop would lose {lost:.0%} of the frame" if lost else "the shapes are the same"
+        why = f"a crop would lose {lost:.0%} of the frame" if lost else "same aspect ratio"
     return f"{shown} ({frame[1]} x {frame[0]} px to {size[1]} x {size[0]} px: {why})"
 
 

@@ -113,7 +113,7 @@ def encode_together(
     for folder in folders:
         features = found[folder]
         if features is None:
-            raise DataError(f"{folder}: the encoded features cannot be read back: check the disk")
+            raise DataError(f"{folder}: cached features cannot be read back: check the disk")
         sets.append(features)
     return sets
 
@@ -124,7 +124,7 @@ def _stored(folder: Path, plan: ClipPlan, name: str) -> FeatureSet | None:
         return None
     stored = _open_cache(folder, plan.clips, reused=True)
     if stored is None:
-        log.warning("%s is damaged: encoding again", folder)
+        log.warning("%s is damaged: recomputing the features", folder)
         shutil.rmtree(folder)
     else:
         log.info("features of %s: %d videos, read from %s", name, len(stored.x), folder)

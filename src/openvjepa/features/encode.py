@@ -119,7 +119,9 @@ def encode_videos(
 
 
 def _log_plan(index: VideoIndex, plan: ClipPlan, name: str) -> None:
-    """Say what of the videos is looked at, by the frames of the first that can be read."""
+    """Log how clips are sampled, with the frame size of the first readable video; nothing for a run without a name."""
+    if not name:
+        return
     for record in index.records[:3]:
         try:
             height, width = record.open().frames([0]).frames.shape[1:3]
@@ -156,7 +158,7 @@ def planned_batches(
         num_workers=min(worker_count(DataConfig(workers=settings.workers)), len(index) // 4),
         worker_init_fn=one_thread,
     )
-    with Meter(f"encoding {name}", len(index), done) as meter:
+    with Meter(f"encoding {name}" if name else "measuring the encoding speed", len(index), done) as meter:
         for places, (clips, reasons) in zip(batches, loader, strict=True):
             yield places, clips[torch.tensor([not reason for reason in reasons])], list(reasons)
             done += len(places)

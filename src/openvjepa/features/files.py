@@ -31,7 +31,7 @@ def check_format(path: Path, dtype: str) -> None:
         ConfigError: no such format, one that cannot hold these numbers, or one whose library is missing.
     """
     if path.suffix not in SUFFIXES:
-        raise ConfigError(f"{path}: name a file that ends with {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        raise ConfigError(f"{path}: the file name must end with {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     if dtype == "bfloat16" and path.suffix != ".safetensors":
         raise ConfigError(f"{path}: {path.suffix} has no bfloat16: choose .safetensors, or float16")
     if path.suffix == ".parquet":

@@ -101,9 +101,9 @@ class ClipPlan:
         )
 
     def describe(self, frame: tuple[int, int]) -> str:
-        """What of a video is looked at, in words, where its frames are (height, width) px."""
+        """The sampled clips in words, for a video with frames of (height, width) px."""
         rate = f"frame step {self.spec.frame_step}" if self.spec.frame_step else f"{self.spec.fps:g} frames per second"
-        where = "in the middle" if self.segments == 1 else _WHERE[self.placement]
+        where = "at the center of the video" if self.segments == 1 else _WHERE[self.placement]
         clips = (
             f"{self.segments} clip{'s' if self.segments > 1 else ''} of {self.spec.num_frames} frames ({rate}) {where}"
         )

@@ -108,7 +108,7 @@ class Journal:
             ) from None
         if other:
             raise ConfigError(
-                f"{self.folder}: holds what an unfinished run wrote with other {', '.join(other)}: repeat that run to "
+                f"{self.folder}: holds an unfinished run with different {', '.join(other)}: repeat that run to "
                 "finish it, choose another --out, or add --overwrite to begin anew"
             )
 
@@ -134,7 +134,7 @@ def _extend(path: Path, content: bytes, *, at: int | None = None) -> None:
     """Append to a file, down to the disk; `at` is the size that it must have."""
     with path.open("ab") as file:
         if at is not None and file.tell() != at:
-            raise DataError(f"{path}: changed while it was written: let one run at a time work in a folder")
+            raise DataError(f"{path}: was modified by another process: only one run at a time may use a folder")
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -105,7 +105,7 @@ class ClipBatches(Dataset[Batch]):
             try:
                 frames = clips.random_clip(record.open(), video, clip - 1, hflip=self.hflip)
             except VideoError as error:
-                log.warning("%s: %s: its plain clip is shown instead", record.name, error.reason)
+                log.warning("%s: %s: using the center clip instead", record.name, error.reason)
         if frames is None:
             plain, _, reason = clips[video]
             if reason:

@@ -184,7 +184,7 @@ class FinetuneRun:
             stop=validation.stop,
         )
         if result.interrupted:
-            raise Interrupted(f"fine-tuning ended at step {result.step}: go on with --resume", result.signal)
+            raise Interrupted(f"fine-tuning stopped at step {result.step}: resume with --resume", result.signal)
         if result.step < self.schedule.steps:
             log.info("stopped early: no better epoch in the last %d", config.patience)
 

@@ -44,7 +44,7 @@ def make_head(model: LoadedModel, kind: Head, depth: int, classes: tuple[str, ..
     wanted, labels, probe = set(classes), model.labels, model.probe
     fits = isinstance(probe, AttentiveClassifier if kind == "attentive" else LinearClassifier)
     if probe is not None and not new and not fits:
-        log.warning("the classifier of %s is not %s: a new one is trained", model.source, kind)
+        log.warning("the classifier of %s is not %s: training a new one", model.source, kind)
     if probe is None or new or not fits:
         return _new_head(model, kind, depth, len(classes)), "new"
     if labels is not None and len(labels) == len(classes) and set(labels) == wanted:
@@ -207,7 +207,7 @@ class FinetuneTask(Task):
             for name, value in best.weights.items()
         )
         if not fits or type(best.step) is not int or type(best.waited) is not int or not best.top1 <= 100:
-            raise ValueError("the best weights so far do not fit")
+            raise ValueError("the saved best weights do not match the model")
         self.best = best
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

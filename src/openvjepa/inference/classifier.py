@@ -144,7 +144,9 @@ def load_classifier(source: str | Path, records: tuple[VideoRecord, ...] = ()) -
     """
     folder = Path(source)
     if not (folder / WEIGHTS).exists() and (folder / "results.json").exists():
-        raise CheckpointError(f"{folder}: holds no classifier that can predict: probe with --kinds attentive or linear")
+        raise CheckpointError(
+            f"{folder}: holds no classifier: run `vjepa probe` with --kinds grid, linear or attentive"
+        )
     model = load_model(source)
     if model.probe is None:
         raise CheckpointError(

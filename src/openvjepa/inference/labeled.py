@@ -62,14 +62,16 @@ def videos_for(runs: Sequence[str], data: str, *, label: str | None, split: Spli
     elif split == "auto" and len(index.select("test")):
         index = index.select("test")
     if not len(index):
-        raise DataError(f"{index.source}: no videos in the split {split}: --split all takes every video")
+        raise DataError(f"{index.source}: no videos in the split {split}: use --split all to evaluate on all videos")
     known, unknown = seen_by(runs)
     fresh = tuple(record for record in index.records if record not in known)
     count = len(index) - len(fresh)
     if split == "auto":
         index = replace(index, records=fresh)
     if not len(index):
-        raise DataError(f"{index.source}: the runs were trained on all of these videos: --split all takes every video")
+        raise DataError(
+            f"{index.source}: the runs were trained on all of these videos: use --split all to evaluate on all videos"
+        )
     chosen = Chosen(index, *((count, 0) if split == "auto" else (0, count)), unknown)
     _warn(chosen)
     return chosen
@@ -86,7 +88,7 @@ def _warn(chosen: Chosen) -> None:
         )
     if chosen.seen:
         log.warning(
-            "%d of the %d evaluated videos are videos that a run was trained on or chosen with: the accuracy is too high",
+            "%d of the %d evaluated videos are training or validation videos of a classifier: the accuracy is overestimated",
             chosen.seen,
             len(chosen.index),
         )
@@ -182,8 +184,8 @@ def check_labels(index: VideoIndex, member: Member) -> None:
     unknown = sorted({names[label] for label in index.labels} - set(known))
     if unknown:
         raise DataError(
-            f"{index.source}: {member.name} does not know {len(unknown)} of its classes ({_some(unknown)}): it knows "
-            f"{len(known)} ({_some(known)}); classes are matched by their names"
+            f"{index.source}: {member.name} lacks {len(unknown)} of its classes ({_some(unknown)}): it knows "
+            f"{len(known)} ({_some(known)}); classes are matched by name"
         )
 
 

@@ -40,7 +40,7 @@ class PixelEncoder(Encoder):
             ConfigError: only some tokens are wanted, or the clip does not divide into whole tubelets and patches.
         """
         if ids is not None or num_levels != 1:
-            raise ConfigError("pixels are a baseline for probes, and have neither masks nor levels")
+            raise ConfigError("the pixel baseline supports neither masks nor levels")
         patch, tubelet = self.config.patch_size, 1 if video.shape[2] == 1 else self.config.tubelet_size
         TokenGrid.of_clip(*video.shape[2:], patch_size=patch, tubelet_size=tubelet)
         means = F.avg_pool3d(video, (tubelet, patch, patch)).flatten(2).transpose(1, 2)

@@ -108,7 +108,7 @@ def map_clips(
     features = np.stack([clip.features for clip in clips]) if clips else np.zeros((0, 1), np.float32)
     queries = np.array([clip.query for clip in clips], bool)
     if queries.all():
-        raise DataError("there are no clips to look neighbors up among: give more videos than the query")
+        raise DataError("no clips to search in: pass more videos than the query")
     files = [clip.path for clip in clips]
     found = nearest(features, files, [clip.label for clip in clips], queries, neighbors)
     places, note = _pca_places(features, queries) if layout == "pca" else _umap_places(features, queries, seed)

@@ -85,7 +85,7 @@ def solve(moments: Moments) -> RidgeDecoder:
     n, means = moments.count, moments.x.shape[0] if moments.count else 0
     samples = n * (moments.places or 1)
     if samples <= means:
-        raise ConfigError(f"{samples} tokens are too few to fit a decoder on: give more videos")
+        raise ConfigError(f"{samples} tokens are too few to fit a decoder: pass more videos to --fit")
     x_mean, y_mean = moments.x / n, moments.y / n
     gram = moments.xx - n * x_mean.T @ x_mean
     cross = moments.xy - n * x_mean.T @ y_mean
@@ -106,7 +106,7 @@ def solve(moments: Moments) -> RidgeDecoder:
         gcv = max(residual, 0.0) / (samples * outputs) / (1 - freedom / samples) ** 2
         best = (gcv, strength) if best is None or gcv < best[0] else best
     if best is None:
-        raise ConfigError(f"{samples} tokens are too few to fit a decoder on: give more videos")
+        raise ConfigError(f"{samples} tokens are too few to fit a decoder: pass more videos to --fit")
     gcv, strength = best
     weight = vectors @ (rotated / (values + strength)[:, None])
     return RidgeDecoder(weight.float(), x_mean.float(), y_mean.float(), strength, gcv)

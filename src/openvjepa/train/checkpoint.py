@@ -107,7 +107,7 @@ def load_newest(folder: Path) -> dict[str, Any]:
         try:
             return load_checkpoint(path)
         except CheckpointError as error:
-            logger.warning("%s: trying the one before", error)
+            logger.warning("%s: trying the previous one", error)
     raise CheckpointError(f"{folder}: no readable checkpoint to resume from: start again with --overwrite")
 
 

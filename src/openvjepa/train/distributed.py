@@ -259,7 +259,7 @@ def _process_group(launch: Launch, device: torch.device) -> Generator[Any]:
         dist.init_process_group(timeout=_GRADIENTS, **settings)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"the {launch.world_size} processes cannot find one another ({reason})") from None
+        raise ConfigError(f"the {launch.world_size} processes cannot connect to each other ({reason})") from None
     try:
         yield dist.new_group(backend="gloo", timeout=_MESSAGES)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import threading
 from collections.abc import Generator
@@ -17,6 +18,9 @@ from openvjepa.errors import CheckpointError
 from openvjepa.progress import Meter
 
 TIMINGS = ("clips_per_s", "seconds_per_step", "data_wait")  # the keys of the record that differ from run to run
+
+SLOW_DATA = 0.3
+"""Fraction of the time spent waiting for data from which a run suggests faster data loading."""
 
 
 class Pace:
@@ -48,7 +52,7 @@ class RunLog:
 
     def __init__(self, run_dir: Path, *, start_step: int, steps: int, enabled: bool = True) -> None:
         self.run_dir, self.steps, self.enabled, self.pace = run_dir, steps, enabled, Pace()
-        self.loss = math.nan
+        self.loss, self.entries, self.advised = math.nan, 0, False
         if not enabled:
             return
         self.thread_hook, threading.excepthook = threading.excepthook, self._unless_tensorboard
@@ -91,12 +95,24 @@ class RunLog:
         if not self.enabled:
             return
         values = values | self.pace.figures()
+        self._advise(values.get("data_wait", 0.0))
         self.pace = Pace()
         with _writing(self.run_dir):
             self.file.write(json.dumps({"step": step, **values}) + "\n")
             self.file.flush()
             for name, value in values.items():
                 self.tensorboard.add_scalar(name, value, step)
+
+    def _advise(self, data_wait: float) -> None:
+        """Once, when data loading dominates: say what makes it faster. The first entry includes the start of the loaders."""
+        self.entries += 1
+        if self.entries > 1 and data_wait > SLOW_DATA and not self.advised:
+            self.advised = True
+            logging.getLogger("openvjepa").info(
+                "data loading takes %.0f %% of the time: use --cache for small datasets, decode small copies written by "
+                "`vjepa data prepare`, or increase --workers",
+                100 * data_wait,
+            )
 
     def close(self) -> None:
         """Stop the progress line and close the files."""
@@ -132,5 +148,5 @@ def _writing(run_dir: Path) -> Generator[None]:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"{run_dir}: cannot be written to ({error.strerror or error}): free some space and go on with --resume"
+            f"{run_dir}: cannot be written to ({error.strerror or error}): free some space and continue with --resume"
         ) from None

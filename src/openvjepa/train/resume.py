@@ -208,7 +208,7 @@ def check_settings(old: Any, new: Mapping[str, Any], where: str = "checkpoint") 
     ]
     if changed:
         raise ConfigError(
-            f"a resumed run keeps its settings, but {'; '.join(sorted(changed))}: use those of its config.yaml"
+            f"a resumed run must use the same settings, but {'; '.join(sorted(changed))}: use those of its config.yaml"
         )
 
 

@@ -68,10 +68,10 @@ class RunFolder:
         if self.holds_run:
             go_on = "--resume to go on, " if self.resumable else ""
             raise ConfigError(
-                f"{self.path}: holds a run already: add {go_on}--overwrite to delete it, or choose another folder"
+                f"{self.path}: already holds a run: add {go_on}--overwrite to delete it, or choose another folder"
             )
         if any((self.path / name).exists() for name in _MODEL):
-            raise ConfigError(f"{self.path}: holds a model that no run has written: choose another folder")
+            raise ConfigError(f"{self.path}: holds a model that is not from a run: choose another folder")
 
     def start(self) -> None:
         """Delete what an earlier run left, if that was asked for; calling it again does nothing.
@@ -113,7 +113,7 @@ def open_run(
             holds a model that no run has written, or it cannot be made.
     """
     if resume and overwrite:
-        raise ConfigError("--resume goes on with a run and --overwrite deletes it: choose one")
+        raise ConfigError("--resume and --overwrite exclude each other")
     with locked(Path(path)):
         folder = RunFolder(Path(path), resume, overwrite, resumable)
         folder.check()
@@ -135,19 +135,19 @@ def locked(folder: Path) -> Generator[None]:
     lock = FileLock(folder / _LOCK, timeout=_LOCK_WAIT)
     try:
         if not made and not folder.is_dir():
-            raise ConfigError(f"{folder}: cannot be made a run folder (it is a file): choose another folder")
+            raise ConfigError(f"{folder}: cannot be used as a run folder (it is a file): choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
         if key in _held:
             raise Timeout(lock.lock_file)
         lock.acquire()
     except Timeout:
         raise ConfigError(
-            f"{folder}: a run is going on in this folder: wait until it ends, or choose another folder"
+            f"{folder}: another run is using this folder: wait until it is done, or choose another folder"
         ) from None
     except NotImplementedError:
         logger.warning("%s: its file system has no locks: make sure that no other process uses it", folder)
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be made a run folder ({error.strerror or error})") from None
+        raise ConfigError(f"{folder}: cannot be used as a run folder ({error.strerror or error})") from None
     _held[key] = threading.get_ident()
     try:
         yield

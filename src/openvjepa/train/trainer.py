@@ -107,7 +107,9 @@ def fit(
         batches = stack.enter_context(contextlib.closing(_on_device(loader_factory, run.step, runtime.device)))
         number = _guarded(run, batches, signals, stop)
         if number:
-            run.say(f"Interrupted at step {run.step}: saved in {run_dir}. Go on with: the same command and --resume")
+            run.say(
+                f"Interrupted at step {run.step}, saved in {run_dir}. To continue, repeat the command with --resume"
+            )
         return FitResult(run.step, time.monotonic() - started, run.last_metrics(), number)
 
 
@@ -136,7 +138,7 @@ def _guarded(run: _Run, batches: Iterator[Batch], signals: StopSignals, stop: Ca
             raise
         run.save_alone()
         raise OpenVJEPAError(
-            f"another process of the run has ended; this one ends at step {run.step}, {run.saved_as()}: go on with --resume"
+            f"another process of the run has stopped; stopping at step {run.step}, {run.saved_as()}: continue with --resume"
         ) from None
 
 

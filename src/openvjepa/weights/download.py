@@ -70,7 +70,7 @@ def fetch_url(url: str, *, sha256: str | None = None) -> Path:
                 _download(url, path, sha256)
     except OSError as error:  # of the disk; those of the network are dealt with below
         raise CheckpointError(
-            f"{path}: cannot be written ({error.strerror or error}): free some space, or set TORCH_HOME to another place"
+            f"{path}: cannot be written ({error.strerror or error}): free some space, or set TORCH_HOME to another folder"
         ) from None
     return path
 
@@ -103,14 +103,17 @@ def fetch_hf(repo_id: str) -> Path:
     except (OSError, errors.EntryNotFoundError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage]
         if _offline():
             raise CheckpointError(
-                f"{repo_id}: not downloaded yet, and HF_HUB_OFFLINE is set: unset it, or give the path of its folder"
+                f"{repo_id}: not downloaded yet, and HF_HUB_OFFLINE is set: unset it, or give the path of a local folder"
             ) from None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{repo_id}: cannot be downloaded ({reason}): what has arrived is kept, try again"
+            f"{repo_id}: not found locally, and the download failed ({reason}): check the name "
+            "and the network, and run the command again to resume"
         ) from None
     if next(folder.glob("*.safetensors"), None) is None:
-        raise CheckpointError(f"{repo_id}: has no .safetensors file, and other weights may run code: they are not read")
+        raise CheckpointError(
+            f"{repo_id}: has no .safetensors file (other formats can execute code and are not loaded)"
+        )
     return folder
 
 
@@ -155,7 +158,7 @@ def _alone(path: Path) -> Generator[None]:
     try:
         lock.acquire(timeout=1)
     except Timeout:
-        log.info("waiting for another process that downloads %s", path.name)
+        log.info("waiting for another process to download %s", path.name)
         lock.acquire()
     try:
         yield
@@ -176,13 +179,13 @@ def _download(url: str, path: Path, sha256: str | None) -> None:
                 most = max(most, _size(part))
                 if failures == ATTEMPTS:
                     raise CheckpointError(
-                        f"{url}: cannot be downloaded ({error}): what has arrived is kept, try again"
+                        f"{url}: the download failed ({error}): check the network, and run the command again to resume"
                     ) from None
             time.sleep(2.0 ** (failures - 1))
     if sha256 is not None and (found := _sha256(part)) != sha256.lower():
         part.unlink()
         _version_file(part).unlink()
-        raise CheckpointError(f"{url}: what arrived has the sha256 {found}, expected {sha256}: it was deleted")
+        raise CheckpointError(f"{url}: the downloaded file has sha256 {found}, expected {sha256}; it was deleted")
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(part, path)
@@ -227,7 +230,8 @@ def _transfer(url: str, part: Path, meter: _Meter) -> None:
                 if total is None and (have > LARGEST or shutil.disk_usage(part.parent).free < _SPARE):
                     part.unlink()
                     raise CheckpointError(
-                        f"{url}: does not end: {have / 1e9:.2f} GB came, from a server that gives no size: they were deleted"
+                        f"{url}: download aborted after {have / 1e9:.2f} GB: the server sends no file "
+                        "size, and the file is too large"
                     )
     if total is not None and _size(part) != total:
         raise _Dropped(f"the connection ended after {_size(part)} of {total} bytes")
@@ -245,12 +249,14 @@ def _ask(request: urllib.request.Request) -> http.client.HTTPResponse | urllib.e
         error.close()
         if error.code in _PASSING or error.code >= 500:
             raise _Dropped(said) from None
-        raise CheckpointError(f"{url}: cannot be downloaded ({said})") from None
+        raise CheckpointError(f"{url}: the download failed ({said})") from None
     except (OSError, http.client.HTTPException) as error:
         raise _Dropped(getattr(error, "reason", None) or error) from None
     if response.headers.get_content_type() == "text/html":  # a hotel's login page, a proxy's notice
         response.close()
-        raise CheckpointError(f"{url}: a web page came instead of the file: check the connection in a browser")
+        raise CheckpointError(
+            f"{url}: the server sent a web page instead of the file: check the connection in a browser"
+        )
     return response
 
 
@@ -272,7 +278,7 @@ def _length(response: http.client.HTTPResponse | urllib.error.HTTPError) -> int 
         return None
     digits = text.strip()
     if not (digits.isascii() and digits.isdigit() and len(digits) < 16 and int(digits) <= LARGEST):
-        raise CheckpointError(f"{response.url}: the server gives {text[:40]!r} as the size: not that of a model")
+        raise CheckpointError(f"{response.url}: invalid file size {text[:40]!r} from the server")
     return int(digits)
 
 
@@ -294,8 +300,8 @@ def _check_space(part: Path, missing: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if missing > free:
         raise CheckpointError(
-            f"{part.parent}: {missing / 1e9:.2f} GB are to come, {free / 1e9:.2f} GB are free: free some space, or set "
-            "TORCH_HOME to another place"
+            f"{part.parent}: {missing / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free: free some space, or set TORCH_HOME to "
+            "another folder"
         )
 
 

@@ -67,7 +67,7 @@ def encode_clips(
             chunks.append(tokens.float() if tokens.is_meta else tokens.float().cpu())
             if chunks[-1].shape[1:] != chunks[0].shape[1:]:
                 raise DataError(
-                    "clips of different lengths or sizes have different numbers of tokens: encode them apart"
+                    "clips of different lengths or sizes have different numbers of tokens: encode them separately"
                 )
     return torch.cat(chunks)
 
@@ -92,7 +92,7 @@ def _blocks(clips: object, encoder: Encoder, protocol: ClipProtocol) -> Iterator
         yield _block(clips, encoder, protocol)
         return
     if not clips:
-        raise DataError("an empty list: give at least one clip")
+        raise DataError("empty list: pass at least one clip")
     if all(isinstance(item, (np.ndarray, Tensor)) and item.ndim == 3 for item in clips):
         frames = [torch.as_tensor(np.ascontiguousarray(item)) for item in clips]
         if len({(frame.shape, frame.dtype) for frame in frames}) > 1:
@@ -124,7 +124,7 @@ def _block(item: object, encoder: Encoder, protocol: ClipProtocol) -> Tensor:
         and item.numel()
     ):
         if item.is_floating_point() and not item.is_meta and not item.isfinite().all():
-            raise DataError("clips with values that are not finite")
+            raise DataError("clips contain NaN or infinite values")
         return item
     raise _unusable(f"a {item.dtype} tensor of shape {list(item.shape)}")
 

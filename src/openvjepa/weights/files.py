@@ -56,7 +56,7 @@ def read_settings(path: Path) -> str:
     require_file(path)
     try:
         if (size := path.stat().st_size) > MOST_SETTINGS:
-            raise CheckpointError(f"{path}: {size / 1e6:.0f} MB are too many for a file of settings")
+            raise CheckpointError(f"{path}: {size / 1e6:.0f} MB is too large for a settings file")
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
@@ -82,9 +82,7 @@ def read_container(path: Path) -> dict[str, Any]:
     if not isinstance(container, dict):
         raise CheckpointError(f"{path}: not a checkpoint of V-JEPA")
     if not all(_is_whole(value) for value in _tensors_in(container)):
-        raise CheckpointError(
-            f"{path}: has tensors whose values it does not hold, or sparse ones: not weights of a model"
-        )
+        raise CheckpointError(f"{path}: contains meta or sparse tensors: not model weights")
     return container
 
 
@@ -126,7 +124,7 @@ def whole_file(path: Path) -> Generator[Path]:
     except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch.save without space
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path}: cannot be written ({reason}): free some space or choose another place"
+            f"{path}: cannot be written ({reason}): free some space or choose another folder"
         ) from None
 
 

@@ -124,8 +124,22 @@ def _locate(source: str | Path) -> tuple[Path, Mapping[str, Any]]:
     if info is not None and info.hf_id is not None:
         return fetch_hf(info.hf_id), {}
     if _HF_ID.fullmatch(name) and isinstance(source, str) and not path.suffix:
+        _check_not_a_run(path)
         return fetch_hf(name), {}
-    raise CheckpointError(f"{name[:200]}: no such file or folder, and no model of this name{registry.suggest(name)}")
+    raise CheckpointError(f"{name[:200]}: no such file or folder, and no model with this name{registry.suggest(name)}")
+
+
+def _check_not_a_run(path: Path) -> None:
+    """A misspelled run (`runs/mien`) is an error at once, and not looked up on Hugging Face.
+
+    Raises:
+        CheckpointError: the folder that the path names holds runs or models, but not this one.
+    """
+    beside = sorted(settings.parent.name for settings in path.parent.glob("*/*.yaml")) if path.parent.is_dir() else []
+    if beside:
+        names = list(dict.fromkeys(beside))
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        raise CheckpointError(f"{path}: no such run; {path.parent} has {', '.join(names[:8])}{more}")
 
 
 def save_model(
@@ -177,7 +191,7 @@ def _load_folder(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
     if checkpoints:
         return _load_unfinished(path, arch)
     raise CheckpointError(
-        f"{path}: no {WEIGHTS} with {SETTINGS} or {HF_SETTINGS}, and no checkpoints: not the folder of a run or model"
+        f"{path}: no {WEIGHTS} with {SETTINGS} or {HF_SETTINGS}, and no checkpoints: not a run or model folder"
     )
 
 
@@ -186,9 +200,9 @@ def _load_unfinished(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
     state = load_newest(path / "checkpoints")
     file = checkpoint_path(path / "checkpoints", state["step"])
     if isinstance(state.get("config"), dict) and "finetune" in state["config"]:
-        raise CheckpointError(f"{path}: a fine-tuning run that has not ended: go on with it by --resume")
+        raise CheckpointError(f"{path}: the fine-tuning run is not finished: continue it with --resume")
     model = _load_checkpoint(state, arch, str(file))
-    note = f"the run has not ended: this is step {state['step']} ({file.name})"
+    note = f"the run is not finished: using the checkpoint of step {state['step']} ({file.name})"
     logging.getLogger("openvjepa").warning("%s: %s", path, note)
     return replace(model, notes=(*model.notes, note))
 

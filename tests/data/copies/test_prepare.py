@@ -402,11 +402,11 @@ def test_training_reads_the_same_clips_from_copies(tmp_path: Path) -> None:
 def test_places_that_are_refused(tmp_path: Path) -> None:
     source = make(tmp_path / "in" / "x" / "a.mp4").parents[1]
     for out in (source, source / "copies", source / "x", tmp_path):
-        with pytest.raises(DataError, match="among the originals"):
+        with pytest.raises(DataError, match="inside the source folder"):
             run(source, out)
     if os.name != "nt":  # links need a privilege there
         (tmp_path / "link").symlink_to(source)
-        with pytest.raises(DataError, match="among the originals"):
+        with pytest.raises(DataError, match="inside the source folder"):
             run(source, tmp_path / "link" / "copies")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
@@ -475,14 +475,14 @@ def test_command_line(tmp_path: Path) -> None:
     source = make(tmp_path / "in" / "a.mp4", scene(20, 96, 128)).parent
     good = vjepa(source, tmp_path / "out", "--short-side", "64", "--gop", "6", "--crf", "20")
     assert (good.returncode, good.stderr) == (0, "")
-    assert "1 copied, 0 skipped as done, 0 bad, 0 damaged; " in good.stdout
+    assert "1 copied, 0 already done, 0 unreadable, 0 damaged; " in good.stdout
     assert open_video(tmp_path / "out" / "a.mp4").frames([0]).frames.shape == (1, 64, 86, 3)
     assert max(np.diff(key_frames(tmp_path / "out" / "a.mp4"))) <= 6
     (source / "b.mp4").touch()
     bad = vjepa(source, tmp_path / "out", "--short-side", "64", "--gop", "6", "--crf", "20")
     assert bad.returncode == 1
     assert "b.mp4: the file is empty" in bad.stdout
-    assert "0 copied, 1 skipped as done, 1 bad" in bad.stdout
+    assert "0 copied, 1 already done, 1 unreadable" in bad.stdout
     wrong = vjepa(source, source / "out")
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (1, 1)
 

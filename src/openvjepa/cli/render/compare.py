@@ -18,4 +18,4 @@ def compare(runs: Sequence[RunSummary], config: CompareConfig) -> None:
         return
     for table in tables(runs):
         show(table)
-    say(f"page: {config.out}")
+    say(f"wrote {config.out}")

@@ -19,7 +19,7 @@ from openvjepa.errors import printable
 
 
 def check(report: CheckReport, config: CheckConfig) -> None:
-    """What is there and what is bad, or JSON."""
+    """A summary and the unreadable files, or JSON."""
     if config.json:
         say_json(report.to_dict())
     else:
@@ -65,13 +65,14 @@ def check_tables(report: CheckReport) -> RenderableType:
     durations = [info.duration for info in moving] or [0.0]
     splits = counts(record.split for record in report.index.records if record.split)
     rows = {
-        "readable": f"{len(report.good)} ({len(report.damaged)} of them with damaged packets)",
+        "readable": f"{len(report.good)}"
+        + (f" ({len(report.damaged)} of them with damaged packets)" if report.damaged else ""),
         "duration": f"{min(durations):.2f} - {max(durations):.2f} s, median {median(durations):.2f} s",
-        "frames": f"{sum(info.frames for info in report.good)} in all",
+        "frames": f"{sum(info.frames for info in report.good)} in total",
         "fps": _short(counts(f"{info.fps:.4g}" for info in moving)),
         "sizes": _short(counts(f"{info.width}x{info.height}" for info in report.good)),
         "codecs": _short(counts(info.codec for info in report.good)),
-        "splits": _short(splits) if splits else "none given",
+        "splits": _short(splits) if splits else "none",
         "classes": _short(dict(report.class_counts())) if report.index.classes else _no_labels(report.index),
     }
     if report.index.labels_from:
@@ -81,7 +82,7 @@ def check_tables(report: CheckReport) -> RenderableType:
     parts: list[RenderableType] = [table]
     notes = {**{p: f"{n} packets cannot be decoded" for p, n in report.damaged.items()}, **report.bad}
     if notes:
-        title = f"{len(report.bad)} bad, {len(report.damaged)} damaged"
+        title = f"{len(report.bad)} unreadable, {len(report.damaged)} damaged"
         problems = Table("file", "reason", title=title, title_justify="left")
         for path, reason in notes.items():
             problems.add_row(_text(path), _text(reason))

@@ -20,4 +20,4 @@ def demo(result: DemoResult, config: DemoConfig) -> None:
         table.add_row(label, "chance level", *[f"{result.chance[label]:.1f}"] * len(kinds), end_section=True)
     show(table)
     say(lead(result.accuracies))
-    say(f"{result.seconds:.0f} s in all. Report: {result.out / 'report.html'}")
+    say(f"{result.seconds:.0f} s in total. Report: {result.out / 'report.html'}")

@@ -11,5 +11,6 @@ def embed(result: EmbedResult, config: EmbedConfig) -> None:
     """What was written, and what could not be read."""
     say_skipped(result.skipped)
     shapes = ", ".join(f"{name} {list(shape)}" for name, shape in result.shapes.items())
-    unreadable = f"{len(result.skipped)} of {result.files} files cannot be read"
-    say(f"wrote {shapes} into {result.out}, and {result.index}: {unreadable}")
+    say(f"wrote {shapes} to {result.out}; index in {result.index}")
+    if result.skipped:
+        say(f"unreadable files: {len(result.skipped)} of {result.files}")

@@ -23,7 +23,7 @@ def evaluate(result: EvaluateResult, config: EvaluateConfig) -> None:
     )
     large = result.evaluations[0].metrics.top5 is not None
     headings = ("top-1 %", "95 %", *(["top-5"] if large else []), "class mean", "ECE %", "log loss")
-    for heading in (*headings, "passes", "s/video", "s/pass"):
+    for heading in (*headings, "clips", "s/video", "s/clip"):
         table.add_column(heading, justify="right")
     for evaluation in result.evaluations:
         s = evaluation.metrics
@@ -37,14 +37,12 @@ def evaluate(result: EvaluateResult, config: EvaluateConfig) -> None:
     for (ours, theirs), lead in result.differences.items():
         say(f"{ours} - {theirs}: {lead} points, p = {lead.p_value:.2g}")
     say_skipped(result.skipped)
-    notes = [f"{len(result.skipped)} cannot be read"] if result.skipped else []
-    notes += (
-        [f"{result.left_out} left out, since a run was trained on them or chosen with them"] if result.left_out else []
-    )
+    notes = [f"{len(result.skipped)} unreadable"] if result.skipped else []
+    notes += [f"{result.left_out} left out (training or validation videos of a classifier)"] if result.left_out else []
     if result.seen:
-        notes.append(f"{result.seen} of them seen in training: the accuracy is too high")
+        notes.append(f"{result.seen} of them seen in training: the accuracy is overestimated")
     if result.unknown:
-        notes.append(f"not known which videos {', '.join(result.unknown)} was trained on: the accuracy may be too high")
+        notes.append(f"training videos of {', '.join(result.unknown)} unknown: the accuracy may be overestimated")
     say("; ".join([f"{len(result.index)} videos", *notes, f"results in {result.out}: report.html, predictions.csv"]))
 
 

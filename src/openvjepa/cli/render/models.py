@@ -15,12 +15,18 @@ from openvjepa.weights.registry import ModelInfo
 
 
 def models(found: Sequence[ModelHere], config: ModelsConfig) -> None:
-    """A table; of one model all details; or JSON."""
+    """A table of all models, or the details of one; or JSON."""
     if config.json:
         facts = [model.to_dict() for model in found]
         say_json(facts if config.name is None else facts[0])
+    elif config.name is None:
+        free = found[0].free_gb
+        show(_table(found))
+        say("top-1: attentive probe on the frozen encoder, as published")
+        say("memory: one clip in float32" + ("" if free is None else f"; !: more than the {free:.1f} GB free here"))
+        say("details of a model: vjepa models NAME")
     else:
-        show(_table(found) if config.name is None else _details(found[0]))
+        show(_details(found[0]))
 
 
 def convert(written: Sequence[Path], config: ConvertConfig) -> None:
@@ -34,15 +40,12 @@ def export(folder: Path, config: ExportConfig) -> None:
 
 
 def _table(found: Sequence[ModelHere]) -> Table:
-    free = found[0].free_gb
-    caption = "accuracy: attentive probe on the frozen encoder, as published; memory: one clip in float32"
-    caption += "" if free is None else f", ! where it is more than the {free:.1f} GB free here"
-    table = Table(caption=f"{caption}; `vjepa models NAME` tells more", caption_justify="left")
+    table = Table()
     for heading in ("name", "family"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("M params", "px", "frames", "GB"):
+    for heading in ("M params", "px", "frames", "memory, GB"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("here", "license", "top-1, %"):
+    for heading in ("downloaded", "license", "top-1, %"):
         table.add_column(heading)
     for model in found:
         table.add_row(
@@ -65,21 +68,21 @@ def _accuracy(info: ModelInfo) -> str:
 
 def _details(model: ModelHere) -> Table:
     info, config = model.info, model.config
-    have = "" if model.free_gb is None else f"; {model.free_gb:.1f} GB are free here"
+    have = "" if model.free_gb is None else f"; {model.free_gb:.1f} GB are free"
     option = next((f', probe="{name}"' for name in info.probes), "")
     rows = {
         "name": info.name,
         "family": info.family,
         "encoder": f"{config.arch}, {info.parameters:.1f} M parameters",
         "clip": f"{config.num_frames} frames of {config.image_hw[0]} px",
-        "license": f"{info.license} (read it where the files are)",
+        "license": f"{info.license} (check the license of the files)",
         "top-1, %": _accuracy(info) or "none published",
         "memory": f"about {model.memory_gb:.1f} GB for one clip in float32{have}",
         **({"file": info.url} if info.url else {}),
         **({"sha256": info.sha256} if info.sha256 else {}),
         **({"Hugging Face": info.hf_id} if info.hf_id else {}),
         **{f"probe {name}": url for name, url in info.probes.items()},
-        "here": model.path or "not downloaded yet: comes when it is first used",
+        "local path": model.path or "not downloaded yet (downloaded on first use)",
         "Python": f'openvjepa.load_model("{info.name}"{option})',
         "command line": f"vjepa probe videos/ --model {info.name}",
     }

@@ -40,4 +40,4 @@ def surprise(result: SurpriseResult, config: SurpriseConfig) -> None:
     for path in result.files:
         say(f"wrote {path}")
     if result.skipped:
-        say(f"files that cannot be read: {len(result.skipped)}")
+        say(f"unreadable files: {len(result.skipped)}")

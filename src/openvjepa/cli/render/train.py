@@ -21,7 +21,7 @@ def train(result: TrainResult, config: ClassifierConfig) -> None:
     show(table)
     say(result.headline())
     for name, reason in result.not_tried.items():
-        say(f"not tried: {name}: {reason}")
+        say(f"skipped: {name}: {reason}")
     if result.suspicions:
         say(f"{len(result.suspicions)} labels are likely wrong: see the report")
-    say(f"report: {result.out / 'report.html'}; use it: vjepa predict new.mp4 --model {config.out}")
+    say(f"report: {result.out / 'report.html'}\nnext: vjepa predict new.mp4 --model {config.out}")

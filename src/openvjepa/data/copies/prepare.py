@@ -59,13 +59,11 @@ class PrepareReport:
     def summary(self) -> str:
         """The same in a few lines."""
         lines = [printable(f"{path}: {reason}") for path, reason in list(self.bad.items())[:_MOST_REASONS]]
-        counts = (
-            f"{self.copied} copied, {self.skipped} skipped as done, {len(self.bad)} bad, {len(self.damaged)} damaged"
-        )
+        counts = f"{self.copied} copied, {self.skipped} already done, {len(self.bad)} unreadable, {len(self.damaged)} damaged"
         if self.bad or self.damaged:
             counts += f" (all in {self.index.with_name(ERRORS)})"
-        sizes = f"{self.bytes_before / 1e6:.1f} MB of originals, {self.bytes_after / 1e6:.1f} MB of copies"
-        return "\n".join([*lines, f"{counts}; {sizes}; {self.seconds:.1f} s"])
+        sizes = f"{self.bytes_before / 1e6:.1f} MB -> {self.bytes_after / 1e6:.1f} MB"
+        return "\n".join([*lines, f"{counts}; {sizes}; {self.seconds:.1f} s", f"wrote {self.index}"])
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ def _locked(out: Path) -> Generator[None]:
             yield
     except Timeout:
         raise DataError(
-            f"{out}: another `vjepa data prepare` writes to it: wait for its end, or choose another folder"
+            f"{out}: another `vjepa data prepare` is writing to this folder: wait until it is done, or choose another folder"
         ) from None
 
 
@@ -167,7 +165,9 @@ def _originals(index: VideoIndex, config: PrepareConfig) -> dict[str, str]:
     if among or any(
         Path(os.path.realpath(f)).is_relative_to(target) for f in set(map(os.path.dirname, files.values()))
     ):
-        raise DataError(f"{config.out}: the copies would lie among the originals: choose a folder of their own")
+        raise DataError(
+            f"{config.out}: the output folder is inside the source folder or contains it: choose a separate folder"
+        )
     return files
 
 
@@ -245,7 +245,7 @@ def _begin(config: PrepareConfig, jobs: Sequence[_Job], root: str) -> dict[_Job,
         known = {copy.job: copy for copy in copies if _size(out / copy.job.copy) == copy.bytes}
         done = {job: known[job] for job in jobs if job in known}
     elif any(not path.name.startswith(".") for path in out.iterdir()):
-        raise DataError(f"{out}: is not empty, and not a folder of copies: choose another one")
+        raise DataError(f"{out}: is not empty and was not written by `vjepa data prepare`: choose another folder")
     _delete_parts(out)  # what a kill left
     _write(
         journal,

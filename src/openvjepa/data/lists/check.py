@@ -99,7 +99,9 @@ def check_index(source: str | Path, *, label: str | None = None, workers: int | 
                 meter.show(done)
         bad |= _missing_parts(index, good)
     except BrokenProcessPool:
-        raise DataError(f"{source}: a decoding process died, perhaps for lack of memory: use fewer workers") from None
+        raise DataError(
+            f"{source}: a decoding process was killed, perhaps out of memory: use fewer --workers"
+        ) from None
     fine = [record for record in index.records if record.path not in bad and record.name not in bad]
     return CheckReport(index, tuple(good), bad, prepare_gain(fine))
 

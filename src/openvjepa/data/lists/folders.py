@@ -32,7 +32,7 @@ def read_folder(path: Path) -> list[Row]:
         rows = list(_classes(path))
     if not rows:
         raise DataError(
-            f"{path}: no videos in this folder or the folders below it, nor images (name folders of frames in a list or CSV)"
+            f"{path}: no videos or images in this folder or its subfolders (list folders of frames in a text or CSV file)"
         )
     loose = sum(row.label is None for row in rows)
     if 0 < loose < len(rows):

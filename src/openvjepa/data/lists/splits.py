@@ -29,7 +29,7 @@ def read_splits(config: SplitConfig) -> dict[str, VideoIndex]:
         DataError: a source cannot be read; videos lack labels; the labels allow no split or no classifier.
     """
     if not config.source:
-        raise ConfigError("no videos given: name a folder, a list or a CSV file of labeled videos")
+        raise ConfigError("no videos given: pass a folder, list or CSV file of labeled videos")
     source = _read(config.source, config.label, config.group)
     held_out = {name: source.select(name) for name in ("val", "test")}
     splits = {"train": source.without(*held_out)}
@@ -39,7 +39,7 @@ def read_splits(config: SplitConfig) -> dict[str, VideoIndex]:
         elif len(held_out[name]):
             splits[name] = held_out[name]
     if not len(splits["train"]):
-        raise DataError(f"{source.source}: all videos are marked as val or test, none is left to train on")
+        raise DataError(f"{source.source}: all videos are marked as val or test: there are no training videos")
     splits = _same_classes(splits)
     _check_classes(splits["train"])
     missing = [name for name in ("val", "test") if name not in splits]
@@ -64,7 +64,7 @@ def check_splits(splits: dict[str, VideoIndex]) -> None:
             names = ", ".join((index.classes or ())[i] for i in unknown[:5])
             number = _count(len(unknown), "class", "classes")
             raise DataError(
-                f"{index.source}: the split {name} has videos of {number} without any to train on ({names})"
+                f"{index.source}: the split {name} has videos of {number} without training videos ({names})"
             )
         shared = [] if name == "train" else sorted(r.name for r in index.records if _is_in(r, seen))
         if shared:
@@ -74,7 +74,7 @@ def check_splits(splits: dict[str, VideoIndex]) -> None:
         if mixed:
             raise DataError(
                 f"{index.source}: {_count(len(mixed), 'group is', 'groups are')} in train and in {name}, such as {mixed[0]}: "
-                "leave out the split column to have them divided anew, or leave out --group"
+                "remove the split column to create new splits, or leave out --group"
             )
 
 
@@ -205,7 +205,7 @@ def folds_of(index: VideoIndex, parts: int, seed: int) -> list[list[int]]:
         try:
             found = list(divider.split(np.zeros(len(index)), index.labels, groups if grouped else None))
         except ValueError as error:
-            raise DataError(f"{index.source}: cannot be divided into {parts} parts ({error})") from None
+            raise DataError(f"{index.source}: cannot be split into {parts} folds ({error})") from None
     return [sorted(map(int, test)) for _, test in found]
 
 

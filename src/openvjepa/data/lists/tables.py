@@ -71,7 +71,7 @@ def read_table(path: Path) -> Table | None:
         return None
     header = ["path" if name == column else name for name in header]
     if len(set(header)) < len(header):
-        raise DataError(f"{path}: two columns of one name in its header: {', '.join(header)}")
+        raise DataError(f"{path}: duplicate column names in the header: {', '.join(header)}")
     rows: list[dict[str, str]] = []
     for number, line in lines:
         fields = _fields(line, separator)
@@ -104,7 +104,7 @@ def table_rows(table: Table, label: str | None, group: str | None = None) -> lis
         except (ValueError, DataError) as error:
             raise DataError(f"{table.path}, line {number}: {error}") from None
     if not rows:
-        raise DataError(f"{table.path}: the list has a header but no videos")
+        raise DataError(f"{table.path}: the list has a header but no rows")
     return rows
 
 

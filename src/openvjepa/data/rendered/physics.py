@@ -19,6 +19,7 @@ from openvjepa.config import PhysicsConfig
 from openvjepa.data.cores import process_pool, usable_cores
 from openvjepa.data.rendered.synthetic import SHAPES, draw_background, draw_shape, write_video
 from openvjepa.errors import DataError
+from openvjepa.progress import track
 
 KINDS = {
     "vanish": "occluder",
@@ -133,7 +134,7 @@ def _flight(
         ).all():  # fmt: skip
             break
     else:
-        raise DataError("no throw leaves the ball in mid-air at the event: choose another seed")
+        raise DataError("no throw keeps the ball in the air at the event: choose another seed")
     path = usual if possible else _throw(start, speed, radius, frames, event, kind)
     turned = phase + spin * np.arange(frames, dtype=np.float64)
     if kind == "stop" and not possible:
@@ -237,17 +238,18 @@ def make_physics(config: PhysicsConfig, *, workers: int | None = None) -> Path:
     """
     out = Path(config.out)
     if (out / "index.csv").exists():
-        raise DataError(f"{out}: holds a data set already: choose another folder, or delete it first")
+        raise DataError(f"{out}: already holds a dataset: choose another folder, or delete it first")
     jobs = list(_jobs(config))
     try:
         (out / "videos").mkdir(parents=True, exist_ok=True)
         workers = min(8, usable_cores()) if workers is None else workers
         if workers > 1:
             with process_pool(workers) as pool:
-                for written in [pool.submit(_write_job, config, job) for job in jobs]:
-                    written.result()
+                written = [pool.submit(_write_job, config, job) for job in jobs]
+                for future in track(written, "rendering", len(jobs)):
+                    future.result()
         else:
-            for job in jobs:
+            for job in track(jobs, "rendering", len(jobs)):
                 _write_job(config, job)
         index = out / "index.csv.part"
         with index.open("w", newline="", encoding="utf-8") as file:
@@ -258,7 +260,7 @@ def make_physics(config: PhysicsConfig, *, workers: int | None = None) -> Path:
                 rows.writerow([job.path.as_posix(), KINDS[job.kind], pair, int(job.possible), job.kind, job.split])
         return index.replace(out / "index.csv")
     except OSError as error:
-        raise DataError(f"{out}: cannot write the data set: {error.strerror or error}") from None
+        raise DataError(f"{out}: cannot write the dataset: {error.strerror or error}") from None
 
 
 def _jobs(config: PhysicsConfig) -> Iterator[_Job]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from openvjepa.config import ShapesConfig
 from openvjepa.data.cores import process_count, process_pool
 from openvjepa.errors import DataError
+from openvjepa.progress import track
 
 # name: (velocity right, velocity down, turns, growth) per clip; velocities in shares of the frame, growth as log2 of the size.
 MOTIONS: dict[str, tuple[float, float, float, float]] = {
@@ -155,17 +156,18 @@ def make_shapes(config: ShapesConfig, *, workers: int | None = None) -> Path:
     """
     out = Path(config.out)
     if (out / "index.csv").exists():
-        raise DataError(f"{out}: holds a data set already: choose another folder, or delete it first")
+        raise DataError(f"{out}: already holds a dataset: choose another folder, or delete it first")
     jobs = list(_jobs(config))
     try:
         (out / "videos").mkdir(parents=True, exist_ok=True)
         workers = process_count(workers, len(jobs))
         if workers > 1:
             with process_pool(workers) as pool:
-                for written in [pool.submit(_write_job, config, job) for job in jobs]:
-                    written.result()
+                written = [pool.submit(_write_job, config, job) for job in jobs]
+                for future in track(written, "rendering", len(jobs)):
+                    future.result()
         else:
-            for job in jobs:
+            for job in track(jobs, "rendering", len(jobs)):
                 _write_job(config, job)
         index = out / "index.csv.part"
         with index.open("w", newline="", encoding="utf-8") as file:
@@ -174,7 +176,7 @@ def make_shapes(config: ShapesConfig, *, workers: int | None = None) -> Path:
             rows.writerows([job.path.as_posix(), job.motion, job.appearance, job.split] for job in jobs)
         return index.replace(out / "index.csv")
     except OSError as error:
-        raise DataError(f"{out}: cannot write the data set: {error.strerror or error}") from None
+        raise DataError(f"{out}: cannot write the dataset: {error.strerror or error}") from None
 
 
 def _jobs(config: ShapesConfig) -> Iterator[_Job]:

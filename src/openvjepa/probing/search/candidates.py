@@ -107,7 +107,7 @@ def encode_candidate(
     if estimate > seconds:
         return f"encoding {len(pool)} videos would take about {estimate / 60:.1f} min, {max(0.0, seconds) / 60:.1f} min are left"
     cache = Path(config.out) / "features"
-    features = encode_index(model.encoder, pool, plan, settings, cache, name=f"{len(pool)} videos with {name}")
+    features = encode_index(model.encoder, pool, plan, settings, cache, name=f"{len(pool)} training videos with {name}")
     kept = replace(pool, records=tuple(pool.records[i] for i in features.kept))
     return Encoded(name, model, plain, features, kept, sum(i < len(train) for i in features.kept))
 
@@ -117,7 +117,7 @@ def _estimate(model: LoadedModel, pool: VideoIndex, plan: ClipPlan, settings: En
     places = np.unique(np.linspace(0, len(pool) - 1, _TIMED).astype(int))
     some = replace(pool, records=tuple(pool.records[i] for i in places))
     started = time.monotonic()
-    for _ in encode_videos(model.encoder, some, plan, replace(settings, workers=0), name="a few videos"):
+    for _ in encode_videos(model.encoder, some, plan, replace(settings, workers=0), name=""):
         pass
     return (time.monotonic() - started) / len(some) * len(pool)
 
@@ -137,7 +137,7 @@ def compare_kinds(encoded: Encoded, config: ClassifierConfig, *, deadline: float
     found: list[Candidate] = []
     for kind in config.kinds:
         if found and time.monotonic() > deadline:
-            log.warning("%s, %s: not tried, no time is left", encoded.name, kind)
+            log.warning("%s, %s: skipped, the time budget is used up", encoded.name, kind)
             continue
         result = _cross_validated(encoded, folds, kind, config.seed) if folds else _validated(encoded, kind, config)
         log.info("%s, %s: %.1f %%", encoded.name, kind, result.mean)

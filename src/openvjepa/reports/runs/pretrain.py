@@ -51,11 +51,11 @@ class Comparison:
         loss = max(self.after[kind] - self.before[kind] for kind in self.after)
         noise = max(_half_width(self.after[kind], self.test_videos) for kind in self.after)
         if gain > noise:
-            verdict = "Pretraining made the features better"
+            verdict = "Pretraining improved the features"
         elif loss < -noise:
             verdict = "Pretraining made the features worse"
         else:
-            verdict = "Pretraining changed the features by less than this test can tell"
+            verdict = "No significant difference between the features before and after pretraining"
         return (
             f"{verdict}: {', '.join(parts)} with the weights before pretraining ({self.train_videos} videos to train the "
             f"probes, {self.test_videos} to test them, chance level {100 / self.classes:.1f} %)."
@@ -92,7 +92,7 @@ def compare_encoders(
     count = min(MOST_VIDEOS, len(index), int(seconds / max(1e-3, 2 * _seconds_per_video(model, index, plan, runtime))))
     if count < max(LEAST_VIDEOS, 6 * len(index.classes or ())):
         log.info(
-            "no comparison with the weights before pretraining: %d videos with labels are too few or too slow", count
+            "not compared with the encoder before pretraining: the time budget allows only %d labeled videos", count
         )
         return None
     splits = _splits(index, count, seed)
@@ -132,7 +132,7 @@ def _splits(index: VideoIndex, count: int, seed: int) -> dict[str, VideoIndex] |
 def _seconds_per_video(model: LoadedModel, index: VideoIndex, plan: ClipPlan, runtime: Runtime) -> float:
     some = replace(index, records=index.records[:4])
     started = time.monotonic()
-    _features(model.encoder.to(runtime.device), some, plan, runtime, "a few videos")
+    _features(model.encoder.to(runtime.device), some, plan, runtime, "")
     return (time.monotonic() - started) / len(some)
 
 
@@ -170,7 +170,7 @@ def write_pretraining(
         report.run_facts({**facts, "settings": to_mapping(config), "versions": versions()}),
     ]
     lead = (
-        comparison.sentence if comparison else "No labels to compare the encoder with its weights before pretraining."
+        comparison.sentence if comparison else "Not compared with the encoder before pretraining: the videos have no labels."
     )
     return report.write_report(out / "report.html", "Pretraining", sections, lead=lead)
 
@@ -189,7 +189,7 @@ def report_pretraining(
         budget = _SHARE * seconds + 5.0
         comparison = compare_encoders(before, model, sources, runtime, seconds=budget, seed=config.train.seed)
     except OpenVJEPAError as error:
-        log.warning("no comparison with the weights before pretraining: %s", error)
+        log.warning("not compared with the encoder before pretraining: %s", error)
         comparison = None
     write_pretraining(Path(config.out), config, comparison, {"seconds": seconds, "computed on": str(runtime)})
     if comparison is not None:

@@ -80,14 +80,14 @@ def predictive_model(model: LoadedModel, *, encoder: Encoder | None = None) -> P
     advice = "use a run folder of `vjepa pretrain`, or a checkpoint of V-JEPA 1, 2 or 2.1 (g, G) with its predictor"
     predictor, config = model.predictor, model.config
     if predictor is None:
-        raise ConfigError(f"{model.source}: an encoder without a predictor expects nothing: {advice}")
+        raise ConfigError(f"{model.source}: the model has no predictor: {advice}")
     if not isinstance(predictor, Predictor):
         raise ConfigError(f"{model.source}: its predictor needs actions (V-JEPA 2-AC): {advice}")
     if not config.num_mask_tokens:
         raise ConfigError(f"{model.source}: its predictor has no mask tokens (trained by diffusion): {advice}")
     if not model.clip.is_published:
         raise ConfigError(
-            f"{model.source}: made for frames normalized or cropped otherwise than for the published models"
+            f"{model.source}: its frame normalization or cropping differs from the published models, which is not supported here"
         )
     width = config.predictor_levels * config.dims.embed_dim
     if config.predictor_out_dim not in (None, width):
@@ -96,7 +96,7 @@ def predictive_model(model: LoadedModel, *, encoder: Encoder | None = None) -> P
             f"not the {width} of its own encoder, so there is no target to compare with: {advice}"
         )
     if config.num_frames < 2 * config.tubelet_size:
-        raise ConfigError(f"{model.source}: a clip of one time step has no future: {advice}")
+        raise ConfigError(f"{model.source}: a clip with a single time step has nothing to predict: {advice}")
     return PredictiveModel(encoder or model.encoder, predictor, model.encoder, model.source, model.clip)
 
 
@@ -236,7 +236,7 @@ def mean_tokens(model: PredictiveModel, batches: Iterable[Tensor], runtime: Runt
         tokens = target_tokens(model, normalize(batch.to(model.device)), runtime)
         total, count = total + tokens.double().sum(0).cpu(), count + len(tokens)
     if not count:
-        raise ConfigError("no window to take the mean token of each place from")
+        raise ConfigError("no windows to average tokens over")
     return (total / count).float()
 
 

@@ -122,10 +122,10 @@ def compare(
         raise DataError(f"{sequence}: {len(ours)} masks and {len(theirs)} true ones, or of different sizes")
     scored = range(1, len(ours) - 1) if skip_ends else range(len(ours))
     if not scored:
-        raise DataError(f"{sequence}: {len(ours)} frames leave none to score")
+        raise DataError(f"{sequence}: {len(ours)} frames are too few to score")
     objects = [int(number) for number in np.unique(theirs[0]) if number not in (0, VOID)]
     if not objects:
-        raise DataError(f"{sequence}: the first true mask marks no object")
+        raise DataError(f"{sequence}: the first ground-truth mask has no objects")
     results = []
     for number in objects:
         pairs = [_pair(ours[i], theirs[i], number) for i in scored]
@@ -216,7 +216,7 @@ def davis_sequences(root: str | Path, split: str = "val", resolution: str = "480
     images, annotations = folder / "JPEGImages" / resolution, folder / "Annotations" / resolution
     if not images.is_dir() or not annotations.is_dir():
         raise DataError(
-            f"{root}: not the layout of DAVIS: there must be JPEGImages/{resolution} and Annotations/{resolution}"
+            f"{root}: not in the DAVIS layout: expected JPEGImages/{resolution} and Annotations/{resolution}"
         )
     lists = sorted((folder / "ImageSets").glob(f"*/{split}.txt"), reverse=True)
     if lists:

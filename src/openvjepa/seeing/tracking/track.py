@@ -111,9 +111,7 @@ def frame_features(
     """
     config = model.config
     if how == "clip" and config.num_frames <= config.tubelet_size:
-        raise ConfigError(
-            f"{model.source}: its clips hold a single tubelet: choose still, which shows each frame alone"
-        )
+        raise ConfigError(f"{model.source}: its clips have a single tubelet: use --frames still")
     window = config.num_frames // config.tubelet_size if how == "clip" else _BATCH
     for first in range(0, video.frame_count, window):
         numbers = range(first, min(first + window, video.frame_count))
@@ -147,7 +145,7 @@ def track_masks(
     numbers = np.asarray(mask)
     objects = np.unique(numbers[numbers != 0])
     if not len(objects):
-        raise DataError("the mask marks no object: all its pixels are 0")
+        raise DataError("the mask has no objects: all pixels are 0")
     frames = iter(features)
     first = next(frames)
     shares = mask_shares(numbers, objects, (first.shape[0], first.shape[1]))

@@ -246,7 +246,7 @@ def _shards(folder: Path) -> list[Path]:
         raise CheckpointError(f"{folder / WEIGHTS}: no such file{hint}")
     places = read_json(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
-        raise CheckpointError(f"{folder / INDEX}: no weight_map in it that says where the tensors are")
+        raise CheckpointError(f"{folder / INDEX}: it has no weight_map")
     files = sorted(set(places.values()))
     missing = [file for file in files if Path(file).name != file or not (folder / file).is_file()]
     if missing:

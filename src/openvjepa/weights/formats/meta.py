@@ -49,7 +49,7 @@ def strip_prefixes(section: object, where: str) -> dict[str, Tensor]:
         while name.startswith(PREFIXES):
             name = name.split(".", 1)[1]
         if name in state:
-            raise CheckpointError(f"{where}: {name} is there twice, with and without a prefix")
+            raise CheckpointError(f"{where}: {name} appears twice, with and without a prefix")
         state[name] = value
     return state
 
