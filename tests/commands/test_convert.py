@@ -238,8 +238,8 @@ def test_a_folder_holds_one_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("out", "to", "geometry", "words"),
     [
-        ("m.safetensors", "meta", "", r"ends with \.pth\.tar or \.pt"),
-        (".pt", "meta", "", r"ends with"),
+        ("m.safetensors", "meta", "", r"end with \.pth\.tar or \.pt"),
+        (".pt", "meta", "", r"end with"),
         ("folder.pt", "meta", "", "is a folder"),
         ("file", "hf", "", "is a file"),
         ("own", "openvjepa", "", "is the folder of the source model"),

@@ -181,7 +181,7 @@ def test_models_that_expect_nothing_are_refused(tmp_path: Path) -> None:
     config = ModelConfig(arch="vit_femto", img_size=32, num_frames=4)
     jepa = JEPA(config, ObjectiveConfig())
     save_model(tmp_path / "encoder", jepa.encoder)
-    with pytest.raises(ConfigError, match="the model has no predictor: use a run folder of `vjepa"):
+    with pytest.raises(ConfigError, match="the model has no predictor of masked tokens: pretrain"):
         predictive_model(load_model(tmp_path / "encoder"))
     pixels = JEPA(replace(config, num_mask_tokens=1), ObjectiveConfig(target="pixels"))
     save_model(tmp_path / "pixels", pixels.target_encoder, pixels.predictor)

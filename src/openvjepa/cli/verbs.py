@@ -80,7 +80,7 @@ VERBS = (
     ),
     Verb(
         "data check",
-        "Decode every video of a folder or list; report counts, sizes, classes and unreadable files (exit status 1 if any).",
+        "Decode every video of a folder or list; report counts, classes and unreadable files (exit status 1 if any).",
         ("vjepa data check videos/", "vjepa data check list.csv --label action"),
         "config.verbs.data:CheckConfig",
         "commands.check:check",
@@ -90,7 +90,7 @@ VERBS = (
     ),
     Verb(
         "data split",
-        "Write a list with a column of splits or folds: classes alike in all, people and near-duplicates never divided.",
+        "Write a list with stratified splits or folds; groups, copies and near-duplicates are never divided.",
         (
             "vjepa data split videos/ --out list.csv",
             "vjepa data split list.csv --out folds.csv --label action --group person --folds 5",
@@ -146,7 +146,7 @@ VERBS = (
     ),
     Verb(
         "train",
-        "Train a classifier on labeled videos: compare encoders and classifiers within a time budget, test the best one.",
+        "Train a classifier on labeled videos: compare encoders and classifiers in a time budget, test the best.",
         (
             "vjepa train videos/ --out runs/action",
             "vjepa train list.csv --label action --minutes 30 --model runs/mine pixels",
@@ -207,9 +207,9 @@ VERBS = (
     ),
     Verb(
         "evaluate",
-        "Evaluate classifiers on labeled videos: accuracy, confusion matrix, calibration and time; also as an ensemble.",
+        "Evaluate classifiers on labeled videos: accuracy, confusion, calibration and time; also as an ensemble.",
         (
-            "vjepa evaluate test-videos/ --model runs/action",
+            "vjepa evaluate test_videos/ --model runs/action",
             "vjepa evaluate list.csv --model runs/a runs/b --label action --segments 4 --views 3",
         ),
         "config.verbs.commands:EvaluateConfig",
@@ -276,10 +276,10 @@ VERBS = (
     ),
     Verb(
         "surprise",
-        "Measure the prediction error (surprise) over time and space, with two baselines; run intuitive-physics benchmarks.",
+        "Measure prediction error (surprise) over time and space, with baselines; run intuitive-physics benchmarks.",
         (
-            "vjepa surprise new.mp4 --model runs/mine",
-            "vjepa surprise physics --model runs/mine --benchmark pairs --split test",
+            "vjepa surprise new.mp4 --model runs/masked",
+            "vjepa surprise physics --model runs/masked --benchmark pairs --split test",
         ),
         "config.verbs.surprise:SurpriseConfig",
         "commands.surprise:surprise",
@@ -290,7 +290,7 @@ VERBS = (
     Verb(
         "decode",
         "Decode true, predicted and mean tokens to pixels with ridge regression, with the PSNR of each.",
-        ("vjepa decode test-videos/ --model runs/mine --fit videos/",),
+        ("vjepa decode test_videos/ --model runs/masked --fit videos/",),
         "config.verbs.surprise:DecodeConfig",
         "commands.decode:decode_videos",
         positional=("videos",),

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from openvjepa.config import CompareConfig, command
-from openvjepa.errors import ConfigError
+from openvjepa.errors import ConfigError, DataError
 from openvjepa.reports.runs.compare import RunSummary, read_run, write_comparison
+
+
+log = logging.getLogger("openvjepa")
 
 
 @command(CompareConfig, "runs")
 def compare(config: CompareConfig) -> list[RunSummary]:
-    """Read run folders and write a page that compares them.
+    """Read run folders and write a page that compares them. Folders without a run (`runs/*`) are skipped with a warning.
 
     Returns:
         A summary of each run, in the order given.
 
     Raises:
         ConfigError: no runs are given.
-        DataError: a folder holds no run.
+        DataError: none of the folders holds a run.
         CheckpointError: the page cannot be written.
     """
     if not config.runs:
-        raise ConfigError("give run folders, such as runs/*")
-    runs = [read_run(path) for path in config.runs]
+        raise ConfigError("no runs given: pass run folders, such as runs/*")
+    runs, errors = [], []
+    for path in config.runs:
+        try:
+            runs.append(read_run(path))
+        except DataError as error:
+            errors.append(error)
+    if not runs:
+        raise errors[0]
+    for error in errors:
+        log.warning("skipped: %s", error)
     write_comparison(Path(config.out), runs)
     return runs

@@ -44,7 +44,7 @@ def decode_videos(config: DecodeConfig) -> DecodeResult:
     """Fit a decoder on some videos, and decode true, predicted and mean tokens of others; one window of each.
 
     Raises:
-        ConfigError: videos, model or fit are missing, the model expects nothing, or the output is there already.
+        ConfigError: videos, model or fit are missing, the model has no predictor, or the output already exists.
         DataError: a list cannot be read, or none of the videos.
         CheckpointError: the model cannot be read, or a file cannot be written.
     """

@@ -149,7 +149,7 @@ def _warnings(data: Encoded, probed: Probed) -> tuple[str, ...]:
         pair = data.splits["test"].records[row].name, data.splits["train"].records[int(repeated[row])].name
         found.append(
             f"{count} of {len(repeated)} test videos look nearly like a training video, such as {pair[0]} and {pair[1]}: the "
-            "accuracy may be that of remembering videos"
+            "accuracy may be overestimated"
         )
     for text in filter(None, found):
         log.warning("%s", text)

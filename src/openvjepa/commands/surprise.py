@@ -57,7 +57,7 @@ def surprise(config: SurpriseConfig) -> SurpriseResult:
     """Measure how far videos continue from what a model expects, beside two baselines.
 
     Raises:
-        ConfigError: no videos or model are given, the model expects nothing, or the output is there already.
+        ConfigError: no videos or model are given, the model has no predictor, or the output already exists.
         DataError: a list or benchmark cannot be read, or none of the videos.
         CheckpointError: the model cannot be read, or a file cannot be written.
     """

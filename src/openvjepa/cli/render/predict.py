@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Column, Table
 
-from openvjepa.cli.console import say_json, show
+from openvjepa.cli.console import say, say_json, show
 from openvjepa.config import PredictConfig
 from openvjepa.inference.predictions import Prediction
 from openvjepa.inference.timeline import Timeline
@@ -35,6 +35,9 @@ def predict(predictions: Sequence[Prediction], config: PredictConfig) -> None:
     for prediction in predictions:
         if prediction.timeline is not None:
             show(_scenes(prediction.timeline))
+    for path in (config.csv, config.timeline, config.annotate):
+        if path is not None:
+            say(f"wrote {path}")
 
 
 def _scenes(timeline: Timeline) -> Table:

@@ -17,7 +17,8 @@ class SurpriseConfig(LabelConfig, RateConfig, ComputeConfig):
     videos: tuple[Text, ...] = ()
     """Videos: files, folders, lists or CSV files; with --benchmark, the folder of the benchmark."""
     model: str = ""
-    """Model with predictor: a run folder of `vjepa pretrain`, a checkpoint file, or a name that `vjepa models` lists."""
+    """Model with a predictor of masked tokens: a run of `vjepa pretrain` with masked prediction (such as --preset
+    nano-masked), a checkpoint file, or a name that `vjepa models` lists."""
     out: Text = "runs/surprise"
     """Output folder for surprise.csv and surprise.html."""
     contexts: tuple[Few, ...] = ()
@@ -62,7 +63,8 @@ class DecodeConfig(RateConfig, ComputeConfig):
     videos: tuple[Text, ...] = ()
     """Videos to decode: files, folders, lists or CSV files."""
     model: str = ""
-    """Model with predictor: a run folder of `vjepa pretrain`, a checkpoint file, or a name that `vjepa models` lists."""
+    """Model with a predictor of masked tokens: a run of `vjepa pretrain` with masked prediction (such as --preset
+    nano-masked), a checkpoint file, or a name that `vjepa models` lists."""
     fit: tuple[Text, ...] = ()
     """Videos to fit the decoder on, different from those to decode: files, folders, lists or CSV files."""
     out: Text = "runs/decode"

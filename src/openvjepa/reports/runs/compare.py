@@ -60,7 +60,7 @@ def read_run(path: str | Path) -> RunSummary:
             return _pretraining(folder, config or {})
         return _evaluation(folder, results) if "results" in results else _classifier(folder, config or {}, results)
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder}: is no run that can be compared ({type(error).__name__}: {error})") from None
+        raise DataError(f"{folder}: cannot be compared ({type(error).__name__}: {error})") from None
 
 
 def _has(folder: Path, name: str) -> bool:
@@ -70,7 +70,7 @@ def _has(folder: Path, name: str) -> bool:
 def _pretraining(folder: Path, config: Mapping[str, Any]) -> RunSummary:
     rows = read_metrics(folder / "metrics.jsonl")
     if not rows:
-        raise DataError(f"{folder}: holds neither results.json nor metrics.jsonl: name run folders")
+        raise DataError(f"{folder}: not a run folder (neither results.json nor metrics.jsonl)")
     last = {name: next((row[name] for row in reversed(rows) if name in row), None) for name in PRETRAIN_METRICS}
     seconds = sum(row["seconds_per_step"] * _steps(rows, i) for i, row in enumerate(rows) if "seconds_per_step" in row)
     return RunSummary(

@@ -77,10 +77,10 @@ def predictive_model(model: LoadedModel, *, encoder: Encoder | None = None) -> P
     Raises:
         ConfigError: it has no predictor of masked tokens, or one that predicts something else than its encoder's features.
     """
-    advice = "use a run folder of `vjepa pretrain`, or a checkpoint of V-JEPA 1, 2 or 2.1 (g, G) with its predictor"
+    advice = "pretrain with masked prediction (--preset nano-masked), or use V-JEPA 1, 2 or 2.1 (g, G) with its predictor"
     predictor, config = model.predictor, model.config
     if predictor is None:
-        raise ConfigError(f"{model.source}: the model has no predictor: {advice}")
+        raise ConfigError(f"{model.source}: the model has no predictor of masked tokens: {advice}")
     if not isinstance(predictor, Predictor):
         raise ConfigError(f"{model.source}: its predictor needs actions (V-JEPA 2-AC): {advice}")
     if not config.num_mask_tokens:
@@ -108,7 +108,7 @@ def load_predictive(source: str, *, seed: int = 0) -> PredictiveModel:
     """Load a model for surprise; untrained:MODEL has its architecture and random weights.
 
     Raises:
-        ConfigError: it expects nothing.
+        ConfigError: the model has no predictor of masked tokens.
         CheckpointError: it cannot be read.
     """
     model = load_model(source.removeprefix(UNTRAINED))
