@@ -466,7 +466,7 @@ def test_what_is_there_is_not_replaced(saved: Path, videos: Path, tmp_path: Path
 
 
 def test_impossible_settings_are_named_before_the_work(saved: Path, videos: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"ends with \.safetensors, \.npz or \.parquet"):
+    with pytest.raises(ConfigError, match=r"end with \.safetensors, \.npz or \.parquet"):
         run(videos, saved, tmp_path / "a.csv")
     with pytest.raises(ConfigError, match=r"\.npz has no bfloat16"):
         run(videos, saved, tmp_path / "a.npz", dtype="bfloat16")

@@ -104,7 +104,7 @@ def test_what_is_refused(videos: Path, saved: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="works with a single model"):
         run(videos, saved, saved, out=tmp_path / "o", fit="x")
     run(videos, saved, out=tmp_path / "o", what=("similarity",))
-    with pytest.raises(ConfigError, match=r"holds similarity\.html already"):
+    with pytest.raises(ConfigError, match=r"already holds similarity\.html"):
         run(videos, saved, out=tmp_path / "o")
     run(videos, saved, out=tmp_path / "o", overwrite=True)
     with pytest.raises(DataError, match="none of 1 files"):

@@ -30,7 +30,7 @@ def test_files(physics: Path, predictive: Path, tmp_path: Path) -> None:
     assert [row["path"] for row in rows] == [path for path in videos for _ in range(3)]
     copy = open_video(out / "surprise-test_00000_vanish_impossible.mp4")
     assert copy.frame_count == 12
-    with pytest.raises(ConfigError, match=r"holds surprise\.csv already"):
+    with pytest.raises(ConfigError, match=r"already holds surprise\.csv"):
         surprise(videos, model=str(predictive), out=str(out))
     assert surprise(videos, model=str(predictive), out=str(out), overwrite=True, threads=1).videos
 

@@ -141,7 +141,7 @@ def test_what_is_refused(data: Path, saved: Path) -> None:
         run(data, saved, truth=str(data / "truth"))
     assert not (data / "out").exists() or not list((data / "out").iterdir())
     run(data, saved)
-    with pytest.raises(ConfigError, match="holds masks already"):
+    with pytest.raises(ConfigError, match="already holds masks"):
         run(data, saved)
     run(data, saved, overwrite=True)
 

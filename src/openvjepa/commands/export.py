@@ -1,4 +1,4 @@
-"""`vjepa export`: a model for others to run, with transformers or with onnxruntime, tried before it is handed over."""
+"""`vjepa export`: exports a model to transformers or ONNX, and verifies the exported copy."""
 
 from __future__ import annotations
 

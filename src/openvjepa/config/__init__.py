@@ -1,4 +1,4 @@
-"""What every command can be told: frozen dataclasses, named recipes, strict YAML. Imports neither torch nor numpy."""
+"""Settings of all commands: frozen dataclasses, named recipes, strict YAML. Imports neither torch nor numpy."""
 
 from openvjepa.config.call import command, override
 from openvjepa.config.clips import PROTOCOLS, EvalProtocol, Fit, Placement

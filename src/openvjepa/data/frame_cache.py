@@ -33,7 +33,7 @@ def kept_short_side(size: tuple[int, int], crop_scale: tuple[float, float]) -> i
 
     Args:
         size: height and width of a clip.
-        crop_scale: area of a random crop as a share of the frame, least and most.
+        crop_scale: range of the area of a random crop, as a fraction of the frame.
     """
     return math.ceil(max(size) * max(MARGIN, crop_scale[0] ** -0.5))
 

@@ -1,4 +1,4 @@
-"""Rows of features on their way to a file: kept on disk batch by batch, so that a killed run goes on where it was."""
+"""Stores features batch by batch while they are computed, so that an interrupted run can resume."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _log = logging.getLogger("openvjepa")
 
 @dataclass(frozen=True)
 class ClipChoice:
-    """Which clips of a video are looked at, and how their frames are brought to the encoder.
+    """Sampling of the clips of a video, and preprocessing of their frames.
 
     Raises:
         ConfigError: a number that is out of range.

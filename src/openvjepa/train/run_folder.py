@@ -104,7 +104,7 @@ def open_run(
 
     Args:
         path: the folder.
-        resume: whether to go on with the run that it holds.
+        resume: whether to resume the run in the folder.
         overwrite: whether to delete the run that it holds.
         resumable: whether the verb has --resume.
 

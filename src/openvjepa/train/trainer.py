@@ -126,7 +126,7 @@ def _guarded(run: _Run, batches: Iterator[Batch], signals: StopSignals, stop: Ca
         return int(signal.SIGINT)
     except NotFiniteError as error:
         text = (
-            f"{error}: stopped before it reached the weights; {run.saved_as()}. Start again with a lower --lr, or go on with "
+            f"{error}: stopped before it reached the weights; {run.saved_as()}. Restart with a lower --lr, or continue with "
             "--resume --precision fp32"
         )
         raise run.runtime.common(OpenVJEPAError(text)) from None

@@ -1,7 +1,7 @@
-"""Published files: from Meta's server into torch.hub's cache, from Hugging Face into Hugging Face's.
+"""Downloads of published files: Meta's into the torch.hub cache, Hugging Face models into the Hugging Face cache.
 
-A download that was cut off goes on where it stopped. Meta's come in `<name>.part`, with the server's mark of the file's
-version in `<name>.part.version`: the server is asked for the rest of that version, and sends all of a newer one.
+Interrupted downloads resume. A partial file of Meta's is `<name>.part`, and its version (ETag or date) `<name>.part.version`: the
+request for the rest names the version, and the server sends the whole file if there is a newer one.
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ def _load_folder(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
 
 
 def _load_unfinished(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
-    """The encoder of a run that has not ended, from its newest checkpoint that can be read."""
+    """The encoder of an unfinished run, from its latest readable checkpoint."""
     state = load_newest(path / "checkpoints")
     file = checkpoint_path(path / "checkpoints", state["step"])
     if isinstance(state.get("config"), dict) and "finetune" in state["config"]:

@@ -27,28 +27,28 @@ Percent = Annotated[float, Range(0, 90)]
 
 @dataclass(frozen=True)
 class DivideConfig(LabelConfig):
-    """`vjepa data split`: which videos, and into what they are divided."""
+    """Settings of `vjepa data split`."""
 
     source: Text
     """Folder, list or CSV file of videos."""
     out: Text = "list.csv"
-    """List to write, NAME.csv: the columns of the source with `split`, or `fold`."""
+    """CSV file to write: the columns of the source plus `split` or `fold`."""
     test: Percent | None = None
-    """Percent of the videos to test on; None: 20, with folds 0."""
+    """Percentage of test videos; None: 20, or 0 with folds."""
     val: Percent | None = None
-    """Percent of the videos to choose classifiers with; None: 10, with folds 0."""
+    """Percentage of validation videos; None: 10, or 0 with folds."""
     folds: Annotated[int, Range(2, 1000)] | None = None
-    """Write a column `fold` with so many parts for cross-validation, in place of `split`."""
+    """Number of cross-validation folds: write a column `fold` instead of `split`."""
     group: Text | None = None
-    """Column of a CSV that names the person, camera or source of each video: none of them is divided."""
+    """CSV column with the person, camera or source of each video; a group is never divided."""
     near_duplicates: bool = True
-    """Keep near-duplicates together, which decodes three frames of each video; copies of a file are never divided."""
+    """Keep near-duplicates in one split (decodes three frames of each video). Copies of a file are never divided."""
     whole_files: bool = True
-    """Keep parts of one file (start, end) together; those that overlap are never divided."""
+    """Keep all segments of a file (start, end) in one split. Overlapping segments are never divided."""
     seed: Seed = 0
-    """The split follows from it, whatever the order of the list."""
+    """Random seed of the split, which does not depend on the order of the list."""
     workers: Workers | None = None
-    """Processes that decode; None: one per core, at most 8."""
+    """Decoding processes; None: one per core, at most 8."""
     overwrite: bool = False
     """Replace the list if it exists."""
 
@@ -92,7 +92,7 @@ class ShapesConfig(Config):
     clutter: Annotated[int, Range(0, 10_000)] = 0
     """Number of small, static distractor shapes on the background."""
     seed: Seed = 0
-    """The videos follow from it."""
+    """Random seed of the videos."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,7 +121,7 @@ class PhysicsConfig(Config):
     fps: Annotated[int, Range(1, 1000)] = 8
     """Frames per second."""
     seed: Seed = 0
-    """The videos follow from it."""
+    """Random seed of the videos."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

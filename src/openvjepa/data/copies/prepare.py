@@ -290,7 +290,7 @@ def _run(jobs: Sequence[_Job], config: PrepareConfig) -> Generator[tuple[_Job, _
                 meter.show(done)
         whole = True
     except BrokenProcessPool:
-        why = "a copying process died, perhaps for lack of memory: go on with fewer workers"
+        why = "a copying process was killed, perhaps out of memory: continue with fewer --workers"
         raise DataError(f"{config.source}: {why}") from None
     finally:
         if not whole:

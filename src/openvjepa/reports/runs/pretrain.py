@@ -27,7 +27,7 @@ from openvjepa.version import versions
 from openvjepa.weights.loaded import LoadedModel
 
 PROBES = ("linear", "knn")
-MOST_VIDEOS, LEAST_VIDEOS = 600, 40  # labeled videos that are looked at
+MOST_VIDEOS, LEAST_VIDEOS = 600, 40  # of the labeled videos that are used
 _SHARE = 0.05  # of the time of the pretraining that the comparison may take
 
 log = logging.getLogger("openvjepa")

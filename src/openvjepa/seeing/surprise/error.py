@@ -77,7 +77,9 @@ def predictive_model(model: LoadedModel, *, encoder: Encoder | None = None) -> P
     Raises:
         ConfigError: it has no predictor of masked tokens, or one that predicts something else than its encoder's features.
     """
-    advice = "pretrain with masked prediction (--preset nano-masked), or use V-JEPA 1, 2 or 2.1 (g, G) with its predictor"
+    advice = (
+        "pretrain with masked prediction (--preset nano-masked), or use V-JEPA 1, 2 or 2.1 (g, G) with its predictor"
+    )
     predictor, config = model.predictor, model.config
     if predictor is None:
         raise ConfigError(f"{model.source}: the model has no predictor of masked tokens: {advice}")
