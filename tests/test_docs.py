@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import openvjepa
+from openvjepa.cli.flags import flags_of
 from openvjepa.cli.main import main
 from openvjepa.cli.parsing import parse
 from openvjepa.cli.verbs import VERBS, find
@@ -112,7 +113,9 @@ def test_commands_run_in_the_order_of_the_pages(
             ):
                 continue
             words += SHORTER.get(verb.words, "").split()
-            if hasattr(find(verb.config), "overwrite"):  # pages repeat commands of one another
+            if any(
+                flag.name == "overwrite" for flag in flags_of(find(verb.config))
+            ):  # pages repeat commands of one another
                 words.append("--overwrite")
             if "--points" in words:  # in the frame of the page's video
                 words[words.index("--points") + 1 : words.index("--points") + 3] = ["20,20", "30,40"]

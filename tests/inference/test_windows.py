@@ -290,7 +290,7 @@ def test_what_cannot_be_followed_is_named(run: Path, long: Path, tmp_path: Path)
         say(run, long, annotate=str(long))
     with pytest.raises(ConfigError, match=r"x\.avi: the file name must end with \.mp4"):
         say(run, long, annotate="x.avi")
-    with pytest.raises(ConfigError, match="annotate is for long videos: give window"):
+    with pytest.raises(ConfigError, match="annotate needs window"):
         PredictConfig((str(long),), (str(run),), annotate="x.mp4")
     with pytest.raises(ConfigError, match="window 0: give a number from"):
         PredictConfig((str(long),), (str(run),), window=0)

@@ -34,7 +34,7 @@ def test_a_run_is_never_overwritten_silently(tmp_path: Path, tiny: ModuleType) -
     with pytest.raises(ConfigError, match=r"already holds a run: add --resume .* --overwrite"):
         tiny.run(tmp_path, TrainConfig(**SHORT))
     assert read_metrics(tmp_path / "metrics.jsonl") == before
-    with pytest.raises(ConfigError, match="choose one"):
+    with pytest.raises(ConfigError, match="exclude each other"):
         start(tmp_path, resume=True, overwrite=True)
 
 

@@ -9,7 +9,6 @@ from openvjepa.config import CompareConfig, command
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.reports.runs.compare import RunSummary, read_run, write_comparison
 
-
 log = logging.getLogger("openvjepa")
 
 

@@ -123,7 +123,7 @@ def check_combinable(members: Sequence[Member]) -> None:
         first, other = members[sets[0][0]], members[sets[1][0]]
         raise ConfigError(
             f"{first.name} and {other.name} have different classes ({_some(first.classifier.classes)}; "
-            f"{_some(other.classifier.classes)}): only runs with the same classes can be combined: leave out --combine to "
+            f"{_some(other.classifier.classes)}): only classifiers with the same classes can be combined: leave out --combine to "
             "see the answer of each"
         )
 
