@@ -12,7 +12,7 @@ from typing import Any
 
 from openvjepa.cli import old_orders
 
-_RESUME = "go on with the same command and --resume"
+_RESUME = "continue with the same command and --resume"
 _REPEAT = "the same command goes on"
 
 
