@@ -5,19 +5,17 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
+from gray_videos import FPS, render
 
 from openvjepa.cli.render import predict as shown_by
 from openvjepa.commands.predict import predict
-from openvjepa.commands.probe import probe
-from openvjepa.config import ModelConfig, PredictConfig, ProbeConfig
+from openvjepa.config import PredictConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.media.video import Video, open_video
 from openvjepa.data.transforms import eval_views
@@ -27,51 +25,7 @@ from openvjepa.inference.ensemble import load_members
 from openvjepa.inference.predictions import Prediction
 from openvjepa.inference.timeline import Scene, Timeline
 from openvjepa.inference.windows import clip_starts, window_clips, window_spans
-from openvjepa.model.encoder import create_model
 from openvjepa.reports.video import caption, main_colors
-from openvjepa.weights.hub import save_model
-
-FPS = 10
-
-
-def render(path: Path, levels: list[int], *, size: tuple[int, int] = (32, 32), times: list[int] | None = None) -> Path:
-    """A video with one gray level, 0 to 255, for each frame, and a little noise; frames last 1 / FPS s."""
-    rng = np.random.default_rng(len(levels))
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=FPS, options={"crf": "10", "g": "12"})
-        stream.width, stream.height, stream.pix_fmt = size[1], size[0], "yuv444p"
-        stream.codec_context.time_base = Fraction(1, 100)
-        for i, level in enumerate(levels):
-            pixels = np.clip(level + rng.integers(-12, 12, (*size, 3)), 0, 255).astype(np.uint8)
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = (times[i] if times else i * 100 // FPS), Fraction(1, 100)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A probe that tells dark videos from bright ones; clips of 4 frames, every second one: 0.8 s."""
-    folder = tmp_path_factory.mktemp("grays")
-    torch.manual_seed(0)
-    model = create_model(ModelConfig(img_size=32, num_frames=4, embed_dim=24, depth=1, num_heads=3)).eval()
-    save_model(folder / "model", model.requires_grad_(False))
-    for split, count in (("train", 8), ("val", 2), ("test", 2)):
-        for name, level in (("bright", 200), ("dark", 50)):
-            (folder / "videos" / split / name).mkdir(parents=True)
-            for i in range(count):
-                render(folder / "videos" / split / name / f"{i}.mp4", [level + 3 * i] * (8 + i))
-    config = ProbeConfig(model=str(folder / "model"), source=str(folder / "videos"), out=str(folder / "run"))
-    result = probe(replace(config, kinds=("linear",), frame_step=2, workers=0, train_views=1))
-    assert result.outcomes["linear"].test_top1 == 100
-    return result.out
-
-
-@pytest.fixture
-def long(tmp_path: Path) -> Path:
-    """6 s: 3 s dark, 2 s bright, 1 s dark; an odd number of rows."""
-    return render(tmp_path / "long.mp4", [50] * 30 + [200] * 20 + [50] * 10, size=(73, 96))
 
 
 def say(run: Path, *videos: object, **settings: Any) -> list[Prediction]:
@@ -170,7 +124,7 @@ def test_several_runs_follow_together(run: Path, long: Path) -> None:
 
 
 def test_a_csv_has_a_line_for_each_window(run: Path, long: Path, tmp_path: Path) -> None:
-    found = say(run, long, tmp_path / "no.mp4", csv=str(tmp_path / "out.csv"))
+    found = say(run, long, tmp_path / "no.mp4", windows_csv=str(tmp_path / "out.csv"))
     assert found[1].error == "no such file"
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))
     timeline = found[0].timeline
@@ -261,7 +215,7 @@ def test_damage_costs_the_windows_that_it_is_in(
 
     monkeypatch.setattr(Video, "frames", damaged)
     settings = {
-        "csv": str(tmp_path / "x.csv"),
+        "windows_csv": str(tmp_path / "x.csv"),
         "timeline": str(tmp_path / "x.png"),
         "annotate": str(tmp_path / "x.mp4"),
     }

@@ -15,7 +15,10 @@ from openvjepa.features.encode import EncodeSettings
 from openvjepa.inference.ensemble import Member, ask, check_combinable, load_members, to_device
 from openvjepa.inference.evaluation import EvaluateResult, evaluation_result
 from openvjepa.inference.labeled import check_labels, videos_for
+from openvjepa.inference.temporal.evaluation import TemporalResult, evaluate_over_time
+from openvjepa.inference.temporal.segments import write_segments
 from openvjepa.reports.runs.evaluate import write_evaluation
+from openvjepa.reports.runs.temporal import write_temporal
 from openvjepa.train.distributed import make_runtime
 from openvjepa.version import versions
 from openvjepa.weights.files import whole_file, write_file
@@ -26,11 +29,12 @@ RUN_FILES = ("results.json", "report.html", "predictions.csv")
 
 
 @command(EvaluateConfig, "source")
-def evaluate(config: EvaluateConfig) -> EvaluateResult:
+def evaluate(config: EvaluateConfig) -> EvaluateResult | TemporalResult:
     """Show labeled videos to classifiers, count right answers, and write results.json, report.html and predictions.csv.
 
     Classes are matched by their names. Runs with one and the same encoder share its pass. A video that cannot be read is
-    counted and reported, and does not stop the others.
+    counted and reported, and does not stop the others. With `window`, long videos are followed and their segments are
+    compared with the labeled ones.
 
     Raises:
         ConfigError: no run or no videos are given, the folder is in use, or runs with different classes are to be combined.
@@ -48,7 +52,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     members = load_members(
         config.model,
         chosen.index.records,
-        segments=config.segments,
+        segments=config.segments if config.window is None else config.segments or 1,
         views=config.views,
         placement=config.placement,
         fit=config.fit,
@@ -62,6 +66,11 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     with make_runtime(config) as runtime:
         logger.info("evaluate on %s", runtime)
         to_device(members, runtime)
+        if config.window is not None:
+            how = config.combine or "mean"
+            found = evaluate_over_time(out, members, chosen, config, runtime, combine=how, background=config.background)
+            _write_over_time(config, found, str(runtime))
+            return found
         settings = EncodeSettings(runtime, config.batch_size, workers=config.workers)
         said = ask(members, chosen.index, settings)
     result = evaluation_result(out, members, chosen, said, config.combine or "mean")
@@ -77,6 +86,15 @@ def _write(config: EvaluateConfig, members: Sequence[Member], result: EvaluateRe
     write_evaluation(result, members[0].classifier.plan, facts)
     text = json.dumps({**result.to_dict(), **facts}, indent=1)
     write_file(result.out / "results.json", text.encode())
+
+
+def _write_over_time(config: EvaluateConfig, result: TemporalResult, runtime: str) -> None:
+    """predictions.csv with the segments of the last classifier, report.html, and results.json, which is the last."""
+    (result.out / "results.json").unlink(missing_ok=True)
+    write_segments(result.out / "predictions.csv", [video.timelines[-1] for video in result.videos])
+    facts = {"computed on": runtime, "settings": to_mapping(config), "versions": versions()}
+    write_temporal(result, facts)
+    write_file(result.out / "results.json", json.dumps({**result.to_dict(), **facts}, indent=1).encode())
 
 
 def _write_predictions(result: EvaluateResult) -> None:

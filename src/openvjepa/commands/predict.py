@@ -18,6 +18,7 @@ from openvjepa.inference.ensemble import (
     to_device,
 )
 from openvjepa.inference.predictions import Answer, Prediction, best_of
+from openvjepa.inference.temporal.segments import refined, write_segments
 from openvjepa.inference.timeline import Timeline, write_csv
 from openvjepa.inference.windows import follow
 from openvjepa.reports.video import annotate_video, draw_timeline
@@ -72,17 +73,13 @@ def predict(config: PredictConfig) -> list[Prediction]:
 def _check_files(config: PredictConfig, records: Sequence[VideoRecord]) -> None:
     """Fail before the work when the files of a long video, or parts of videos, cannot be meant."""
     paths = [record.path for record in records]
-    if config.window is not None and any(record.is_part for record in records):
-        raise ConfigError(
-            "window needs whole videos, but the list has columns start and end: pass the video files instead"
-        )
-    for name, suffix in (("csv", ".csv"), ("timeline", ".png"), ("annotate", ".mp4")):
+    for name, suffix in (("csv", ".csv"), ("windows_csv", ".csv"), ("timeline", ".png"), ("annotate", ".mp4")):
         target = getattr(config, name)
         if target is None:
             continue
         if Path(target).suffix.lower() != suffix:
             raise ConfigError(f"{name} {target}: the file name must end with {suffix}")
-        if name != "csv" and len(paths) != 1:
+        if suffix != ".csv" and len(paths) != 1:
             raise ConfigError(
                 f"{name} needs a single video, but {len(paths)} are given: use csv, or pass one video at a time"
             )
@@ -101,8 +98,8 @@ def _predict(
     if config.window is None:
         found = _classify(config, members, records, runtime)
     else:
-        found = (_follow(config, members, record.path, runtime) for record in records)
-    return [Prediction(record.path, (), error) if error else next(found) for record, error in wanted]
+        found = (_follow(config, members, record, runtime) for record in records)
+    return [Prediction(record.name, (), error) if error else next(found) for record, error in wanted]
 
 
 def _classify(
@@ -117,22 +114,25 @@ def _classify(
         yield Prediction(record.name, () if reason else answer, reason)
 
 
-def _follow(config: PredictConfig, members: Sequence[Member], path: str, runtime: Runtime) -> Prediction:
-    """One video in windows; its own answer is the mean over them."""
+def _follow(config: PredictConfig, members: Sequence[Member], record: VideoRecord, runtime: Runtime) -> Prediction:
+    """One video, or a part of it, in windows; its own answer is the mean over them."""
     assert config.window is not None
     stride = config.stride or config.window / 2
     try:
-        timeline = follow(members, path, config.window, stride, runtime, config.combine or "mean")
+        timeline = follow(members, record, config.window, stride, runtime, config.combine or "mean")
     except VideoError as error:
-        return Prediction(path, (), error.reason)
-    names = tuple(member.name for member in members)
-    return Prediction(path, (Answer(names, best_of(timeline.mean, timeline.classes, config.top)),), None, timeline)
+        return Prediction(record.name, (), error.reason)
+    answer = Answer(tuple(member.name for member in members), best_of(timeline.mean, timeline.classes, config.top))
+    line = refined(timeline, smooth=config.smooth, min_length=config.min_length)
+    return Prediction(record.name, (answer,), None, line)
 
 
 def _write(config: PredictConfig, timelines: Sequence[Timeline]) -> None:
     """The files that were asked for."""
     if config.csv is not None:
-        write_csv(Path(config.csv), timelines)
+        write_segments(Path(config.csv), timelines)
+    if config.windows_csv is not None:
+        write_csv(Path(config.windows_csv), timelines)
     if not timelines or not (config.timeline or config.annotate):
         return
     if config.timeline is not None:

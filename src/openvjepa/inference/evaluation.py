@@ -112,7 +112,7 @@ def evaluation_result(
     read = replace(index, records=records, classes=classes)
     labels = np.array(read.labels, dtype=np.int64)
     evaluations: list[Evaluation] = []
-    short = _short_names([member.name for member in members])
+    short = short_names([member.name for member in members])
     for name, member, found, seconds in zip(short, members, said.probabilities, said.seconds, strict=True):
         shares = _widen(found[kept], member.classifier.classes, classes)
         metrics, plan = classification_metrics(shares, labels, classes, groups_of(read)), member.classifier.plan
@@ -130,7 +130,7 @@ def groups_of(index: VideoIndex) -> Groups | None:
     return None if any(group is None for group in found) else np.array(found)
 
 
-def _short_names(names: Sequence[str]) -> list[str]:
+def short_names(names: Sequence[str]) -> list[str]:
     """The last part of each path where these differ, else the whole."""
     last = [Path(name).name for name in names]
     return last if len(set(last)) == len(last) else list(names)

@@ -44,12 +44,14 @@ class Prediction:
         return self.answers[0].top if self.answers else ()
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `answers` where there are several sets of classes, `windows` where a video was followed over time."""
+        """For JSON; `answers` where there are several sets of classes, `windows` and `segments` where a video was followed over
+        time (s of the file)."""
         values: dict[str, Any] = {"path": self.path, "top": top_dict(self.top), "error": self.error}
         if len(self.answers) > 1:
             values["answers"] = [{"runs": answer.runs, "top": top_dict(answer.top)} for answer in self.answers]
         if self.timeline is not None:
             values["windows"] = list(_windows(self.timeline, len(self.top)))
+            values["segments"] = list(_segments(self.timeline))
         return values
 
 
@@ -58,7 +60,16 @@ def _windows(timeline: Timeline, top: int) -> Iterator[dict[str, Any]]:
     for number, ((start, end), row) in enumerate(zip(timeline.spans, timeline.probabilities, strict=True)):
         error = timeline.skipped.get(number)
         best = () if error else best_of(row, timeline.classes, top)
+        start, end = start + timeline.offset, end + timeline.offset
         yield {"start": start, "end": end, "top": top_dict(best), "error": error}
+
+
+def _segments(timeline: Timeline) -> Iterator[dict[str, Any]]:
+    """For JSON."""
+    for scene in timeline.scenes():
+        label = None if scene.label is None else timeline.classes[scene.label]
+        start, end = scene.start + timeline.offset, scene.end + timeline.offset
+        yield {"start": start, "end": end, "label": label, "probability": scene.probability}
 
 
 def top_dict(top: Top) -> list[dict[str, object]]:

@@ -48,10 +48,20 @@ class Timeline:
     """[W, C]; the rows of unreadable windows are 0."""
     skipped: dict[int, str]
     """Number of an unreadable window -> reason."""
+    start: float | None = None
+    """Start of the part of the file that was followed, s; None: the whole file. `spans` count from the part's first frame."""
+    end: float | None = None
+    """End of that part, s."""
+    offset: float = 0.0
+    """Start of the part's first frame, s from the first of the file."""
+    chosen: tuple[int | None, ...] | None = None
+    """Class of each window, where it is not simply the likeliest one."""
 
     @property
     def labels(self) -> list[int | None]:
-        """The likeliest class of each window; None where it cannot be read."""
+        """Class of each window, the likeliest one unless `chosen` says otherwise; None where it cannot be read."""
+        if self.chosen is not None:
+            return list(self.chosen)
         return [None if i in self.skipped else int(row.argmax()) for i, row in enumerate(self.probabilities)]
 
     @property
@@ -80,7 +90,7 @@ class Timeline:
 
 
 def write_csv(path: Path, timelines: Sequence[Timeline]) -> None:
-    """One line for each window: path, start, end, the likeliest class, its probability, then the probability of each class.
+    """One line for each window: path, start, end (s of the file), its class, its probability, then the probability of each class.
 
     The fields of a window that cannot be read are empty from the class on.
 
@@ -95,5 +105,6 @@ def write_csv(path: Path, timelines: Sequence[Timeline]) -> None:
         for line in timelines:
             for (start, end), label, shares in zip(line.spans, line.labels, line.probabilities, strict=True):
                 said = [] if label is None else [classes[label], *(f"{p:.6f}" for p in (shares[label], *shares))]
-                cells = [line.path, f"{start:.3f}", f"{end:.3f}", *(said or [""] * (2 + len(classes)))]
+                times = (f"{line.offset + time:.3f}" for time in (start, end))
+                cells = [line.path, *times, *(said or [""] * (2 + len(classes)))]
                 writer.writerow(map(safe_cell, cells))

@@ -16,7 +16,8 @@ from torch import Tensor
 from openvjepa.config import Combine
 from openvjepa.data.clips import spread
 from openvjepa.data.cores import usable_cores
-from openvjepa.data.media.video import Video, open_video
+from openvjepa.data.lists.index import VideoRecord
+from openvjepa.data.media.video import Video
 from openvjepa.data.transforms import eval_views
 from openvjepa.errors import VideoError
 from openvjepa.features.encode import encode
@@ -31,30 +32,54 @@ BATCH = 32  # most clips in a pass of the encoder
 
 
 def follow(
-    members: Sequence[Member], path: str, window: float, stride: float, runtime: Runtime, how: Combine
+    members: Sequence[Member], record: VideoRecord, window: float, stride: float, runtime: Runtime, how: Combine
 ) -> Timeline:
-    """Ask classifiers with the same classes about every window of a video.
+    """Ask classifiers with the same classes about every window of a video, and combine their answers.
+
+    Args:
+        members, record, window, stride, runtime: as for `follow_each`.
+        how: how answers are combined.
+
+    Raises:
+        VideoError: the video, or every window of it, cannot be read.
+    """
+    *_, together = follow_each(members, record, window, stride, runtime, how)
+    return together
+
+
+def follow_each(
+    members: Sequence[Member],
+    record: VideoRecord,
+    window: float,
+    stride: float,
+    runtime: Runtime,
+    how: Combine = "mean",
+) -> list[Timeline]:
+    """Ask classifiers about every window of a video.
 
     A window is shown at the rate that a classifier was trained with: its clips are spread over the window; a clip that is
     longer than the window has it in its middle.
 
     Args:
         members: of `load_members`, on the device; their plans' `segments` and `views` are clips of a window.
-        path: the video.
+        record: the video, or the part of it.
         window: length of a window, s.
         stride: from the start of a window to that of the next, s.
         runtime: how to compute.
         how: how answers are combined.
 
+    Returns:
+        What each member answers, and last, if all have the same classes, the combined answers.
+
     Raises:
         VideoError: the video, or every window of it, cannot be read.
     """
-    video = open_video(path, threads=usable_cores())
+    video = record.open(threads=usable_cores())
     spans = window_spans(video.duration, window, stride)
     probabilities = [np.zeros((len(spans), len(member.classifier.classes))) for member in members]
     skipped: dict[int, str] = {}
     groups = passes(members)
-    with Meter(f"following {Path(path).name}", len(groups) * len(spans), unit="windows") as meter:
+    with Meter(f"following {Path(record.path).name}", len(groups) * len(spans), unit="windows") as meter:
         for turn, group in enumerate(groups):
             first, done = members[group[0]].classifier, 0
             for clips in window_clips(video, first.plan, spans):
@@ -69,9 +94,12 @@ def follow(
                 done += len(clips)
                 meter.show(turn * len(spans) + done)
     if len(skipped) == len(spans):
-        raise VideoError(path, next(iter(skipped.values())))
-    ((_, classes, together),) = combined(members, probabilities, how)
-    return Timeline(path, video.duration, classes, tuple(spans), together, skipped)
+        raise VideoError(record.path, next(iter(skipped.values())))
+    answers = [(member.classifier.classes, shares) for member, shares in zip(members, probabilities, strict=True)]
+    sets = list(combined(members, probabilities, how))
+    answers += [(classes, together) for _, classes, together in sets] if len(sets) == 1 else []
+    part = (record.start, record.end, video.offset)
+    return [Timeline(record.path, video.duration, names, tuple(spans), p, skipped, *part) for names, p in answers]
 
 
 def window_spans(duration: float, window: float, stride: float) -> list[Span]:

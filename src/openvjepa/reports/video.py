@@ -73,7 +73,7 @@ def annotate_video(path: Path, timeline: Timeline) -> None:
         VideoError: the video cannot be read or encoded.
         CheckpointError: the copy cannot be written.
     """
-    video = open_video(timeline.path, threads=usable_cores())
+    video = open_video(timeline.path, threads=usable_cores(), start=timeline.start, end=timeline.end)
     colors = main_colors(timeline)
     write_video(path, _drawn(video, timeline, colors), video.times, fps=video.fps)
 

@@ -49,7 +49,8 @@ def _scenes(timeline: Timeline) -> Table:
     for scene in timeline.scenes():
         name = "[red]cannot be read[/red]" if scene.label is None else escape(timeline.classes[scene.label])
         share = "" if scene.label is None else f"{100 * scene.probability:.1f} %"
-        table.add_row(_clock(scene.start), _clock(scene.end), name, share, str(scene.windows))
+        start, end = (_clock(timeline.offset + time) for time in (scene.start, scene.end))
+        table.add_row(start, end, name, share, str(scene.windows))
     return table
 
 

@@ -25,12 +25,12 @@ from openvjepa.config.ranges import (
     Range,
     Rate,
     Scale,
-    Seconds,
     Seed,
     Text,
     Threads,
     choose,
 )
+from openvjepa.config.verbs.temporal import TemporalConfig
 from openvjepa.errors import ConfigError
 
 
@@ -107,7 +107,7 @@ class ProbeConfig(SplitConfig, ClipConfig, ComputeConfig, LoaderConfig):
 
 
 @dataclass(frozen=True)
-class PredictConfig(ClipConfig, ComputeConfig, LoaderConfig):
+class PredictConfig(TemporalConfig, ClipConfig, ComputeConfig, LoaderConfig):
     """Settings of `vjepa predict`."""
 
     videos: tuple[Text, ...] = ()
@@ -122,12 +122,11 @@ class PredictConfig(ClipConfig, ComputeConfig, LoaderConfig):
     combine: Literal["mean", "vote"] | None = None
     """How classifiers with the same classes are combined: mean softmax, or majority vote. None: mean; classifiers with
     different classes give separate predictions."""
-    window: Seconds | None = None
-    """Window length for long videos, seconds: one prediction per window."""
-    stride: Seconds | None = None
-    """Seconds between the starts of two windows; None: half a window."""
     csv: Text | None = None
-    """CSV file to write, one row per window (needs window)."""
+    """CSV file to write (needs window): one row per segment with path, start, end, label and probability, which `vjepa train`
+    and `vjepa probe` read."""
+    windows_csv: Text | None = None
+    """CSV file to write (needs window): one row per window with the probability of every class."""
     timeline: Text | None = None
     """PNG file to write: probabilities over time (needs window and a single video)."""
     annotate: Text | None = None
@@ -136,13 +135,11 @@ class PredictConfig(ClipConfig, ComputeConfig, LoaderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("stride", "csv", "timeline", "annotate"):
-            if getattr(self, name) is not None and self.window is None:
-                raise ConfigError(f"{name} needs window: the length of a window in seconds")
+        self._need_window("csv", "windows_csv", "timeline", "annotate")
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(LabelSource, ClipConfig, ComputeConfig, LoaderConfig):
+class EvaluateConfig(LabelSource, TemporalConfig, ClipConfig, ComputeConfig, LoaderConfig):
     """Settings of `vjepa evaluate`."""
 
     model: tuple[Text, ...] = ()
@@ -158,12 +155,18 @@ class EvaluateConfig(LabelSource, ClipConfig, ComputeConfig, LoaderConfig):
     group: Text | None = None
     """CSV column with the person, camera or source of each video; confidence intervals then treat groups, not videos, as
     independent."""
+    background: Text | None = None
+    """Class of the time that no labeled segment covers (needs window); None: that time is not evaluated."""
     batch_size: Count = 32
     """Batch size of the encoder, in clips."""
     json: bool = False
     """Print JSON instead of tables."""
     overwrite: bool = False
     """Replace an earlier evaluation in the output folder."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._need_window("background")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -126,16 +127,30 @@ def _index(path: Path, rows: Sequence[Row], labels_from: str) -> VideoIndex:
 
 
 def _check_labels(path: Path, records: Sequence[VideoRecord], classes: Sequence[str]) -> None:
-    """Refuse the same video, or the same part of it, with two labels."""
-    known: dict[str, int] = {}
+    """Refuse the same video, or the same part of it, with two labels, and a whole video with another label than its part."""
+    parts: dict[str, int] = {}
+    wholes: dict[str, int] = {}
+    labels: dict[str, set[int]] = {}
     for record in records:
         if record.label is None:
             continue
-        if (first := known.setdefault(record.name, record.label)) != record.label:
-            what = "" if record.is_part else ": give columns start and end where its parts differ"
-            raise DataError(
-                f"{path}: {record.name} has the labels {classes[first]!r} and {classes[record.label]!r}{what}"
-            )
+        file = os.path.abspath(record.path)
+        labels.setdefault(file, set()).add(record.label)
+        known = parts if record.is_part else wholes
+        key = file + record.name.removeprefix(record.path)
+        if (first := known.setdefault(key, record.label)) != record.label:
+            _refuse(path, record.name, classes, (first, record.label), "" if record.is_part else _GIVE_TIMES)
+    for file, label in wholes.items():
+        if others := labels[file] - {label}:
+            _refuse(path, file, classes, (label, min(others)), _GIVE_TIMES)
+
+
+_GIVE_TIMES = ": give columns start and end where its parts differ"
+
+
+def _refuse(path: Path, name: str, classes: Sequence[str], labels: tuple[int, int], advice: str) -> None:
+    first, second = (classes[label] for label in labels)
+    raise DataError(f"{path}: {name} has the labels {first!r} and {second!r}{advice}")
 
 
 def stratified_split(index: VideoIndex, *, val: float, test: float, seed: int) -> VideoIndex:

@@ -1,0 +1,1 @@
+"""Segments of long videos: from the answers over time, and how well they agree with labeled ones."""
