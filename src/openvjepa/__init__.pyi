@@ -61,6 +61,7 @@ from .features.encode import encode
 from .finetuning.run import FinetuneResult
 from .inference.classifier import VideoClassifier, load_classifier
 from .inference.evaluation import EvaluateResult
+from .inference.temporal.evaluation import TemporalResult
 from .inference.predictions import Prediction
 from .model.encoder import create_model
 from .reports.runs.compare import RunSummary
@@ -137,6 +138,7 @@ __all__ = [
     "SplitReport",
     "SurpriseConfig",
     "SurpriseResult",
+    "TemporalResult",
     "TrackConfig",
     "TrackResult",
     "TrainConfig",
