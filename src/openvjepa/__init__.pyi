@@ -61,8 +61,8 @@ from .features.encode import encode
 from .finetuning.run import FinetuneResult
 from .inference.classifier import VideoClassifier, load_classifier
 from .inference.evaluation import EvaluateResult
-from .inference.temporal.evaluation import TemporalResult
 from .inference.predictions import Prediction
+from .inference.temporal.evaluation import TemporalResult
 from .model.encoder import create_model
 from .reports.runs.compare import RunSummary
 from .reports.runs.train import TrainResult
