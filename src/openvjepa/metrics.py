@@ -180,7 +180,7 @@ def wilson(right: float, count: float, critical: float = CRITICAL) -> Interval:
     return Interval(100 * max(0.0, center - half), 100 * min(1.0, center + half))
 
 
-def accuracy_interval(right: NDArray[np.bool_], groups: Groups | None = None) -> Interval:
+def accuracy_interval(right: NDArray[np.bool_] | NDArray[np.float64], groups: Groups | None = None) -> Interval:
     """Interval of the accuracy on the population that the videos were drawn from.
 
     With groups, G of them, the groups are what was drawn: Wilson's interval for the effective number of videos, n over the
@@ -188,7 +188,7 @@ def accuracy_interval(right: NDArray[np.bool_], groups: Groups | None = None) ->
     t with G - 1 degrees of freedom (Korn & Graubard 1998).
 
     Args:
-        right: [n], which videos are classified correctly.
+        right: [n], which videos are classified correctly; of several classifiers, the share of them that are right.
         groups: [n].
     """
     count, share = len(right), float(np.mean(right))
@@ -237,6 +237,25 @@ def difference(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], groups: Group
     error = 100 * math.sqrt(number / (number - 1) * float((residuals**2).sum())) / len(padded)
     half = float(stats.t.ppf(0.975, number - 1)) * error
     p_value = 2 * float(stats.t.sf(abs(mean) / error, number - 1))
+    return Difference(mean, Interval(max(-100.0, mean - half), min(100.0, mean + half)), p_value)
+
+
+def resampled_difference(ours: NDArray[np.float64], theirs: NDArray[np.float64], share: float) -> Difference:
+    """Difference of the accuracies of two classifiers that were cross-validated on the same folds, with its interval.
+
+    Folds share training videos, so that their differences vary less than those of independent data sets: Nadeau & Bengio (2003,
+    "Inference for the generalization error", section 3) put the variance at (1 / n + q / (1 - q)) times that of the differences;
+    the interval is that of Student's t with n - 1 degrees of freedom.
+
+    Args:
+        ours, theirs: accuracy in percent on each fold of each repetition, [n], n at least 2.
+        share: of the videos that a fold holds, q.
+    """
+    gains = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
+    mean, count = float(gains.mean()), len(gains)
+    error = math.sqrt((1 / count + share / (1 - share)) * float(gains.var(ddof=1)))
+    half = float(stats.t.ppf(0.975, count - 1)) * error
+    p_value = 2 * float(stats.t.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
     return Difference(mean, Interval(max(-100.0, mean - half), min(100.0, mean + half)), p_value)
 
 

@@ -24,6 +24,7 @@ _TITLES = {
     "ClipConfig": ("clip", "ClipConfig"),
     "LabelConfig": ("label", "LabelConfig"),
     "LabelSource": ("label", "LabelConfig"),
+    "ClassesConfig": ("label", "LabelConfig"),
     "SplitConfig": ("split", "SplitConfig"),
     "ComputeConfig": ("compute", "ComputeConfig"),
     "LoaderConfig": ("compute", "ComputeConfig"),

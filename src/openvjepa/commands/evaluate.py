@@ -48,7 +48,9 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult | TemporalResult:
     out = Path(config.out)
     if not config.overwrite and any((out / name).exists() for name in RUN_FILES):
         raise ConfigError(f"{out}: already holds an evaluation: add --overwrite to replace it, or choose another --out")
-    chosen = videos_for(config.model, config.source, label=config.label, split=config.split, group=config.group)
+    chosen = videos_for(
+        config.model, config.source, label=config.label, split=config.split, group=config.group, classes=config
+    )
     members = load_members(
         config.model,
         chosen.index.records,

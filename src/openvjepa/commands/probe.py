@@ -20,6 +20,8 @@ from openvjepa.features.sampling import clip_rate
 from openvjepa.inference.classifier import VideoClassifier, save_classifier
 from openvjepa.probing.doubts import differ, near_duplicates
 from openvjepa.probing.features import mean_tokens
+from openvjepa.probing.folds.pool import read_pool
+from openvjepa.probing.folds.run import cross_validate, encode_pool
 from openvjepa.probing.probes import Outcome
 from openvjepa.probing.run import Encoded, Probed, encode_splits, train_probes
 from openvjepa.probing.search.low_shot import Share
@@ -100,19 +102,24 @@ def probe(config: ProbeConfig) -> ProbeResult:
 def _probe(config: ProbeConfig, folder: RunFolder) -> ProbeResult:
     """The probe, in a folder that is held."""
     out, started = folder.path, time.monotonic()
-    splits = read_splits(config)
+    pool = read_pool(config)
+    splits = read_splits(config) if pool is None else {}
     model = load_model(config.model)
     frame_step, fps = clip_rate(model, config.frame_step, config.fps)
     config = replace(config, frame_step=frame_step, fps=fps)
     with make_runtime(config) as runtime:
         log.info("probe on %s", runtime)
         settings = EncodeSettings(runtime, config.encode_batch, config.feature_dtype, config.workers, config.max_bad)
-        data = encode_splits(config, model, splits, settings)
+        whole = None if pool is None else encode_pool(config, model, pool, settings)
+        data = encode_splits(config, model, splits, settings) if whole is None else whole.data
         encoded = time.monotonic()
         folder.start()
         write_file(out / "config.yaml", to_yaml(config).encode())
+        if pool is None or whole is None:
+            probed = train_probes(config, data, settings)
+        else:
+            data, probed = cross_validate(config, pool, whole, settings)
         write_file(out / SPLITS_FILE, splits_csv(data.splits))
-        probed = train_probes(config, data, settings)
     seconds = {"encode": encoded - started, "train": time.monotonic() - encoded}
     result = _result(out, data, probed, seconds)
     _write(config, result, data)
@@ -120,18 +127,22 @@ def _probe(config: ProbeConfig, folder: RunFolder) -> ProbeResult:
 
 
 def _result(out: Path, data: Encoded, probed: Probed, seconds: dict[str, float]) -> ProbeResult:
-    train, test = data.labels("train"), data.labels("test")
-    classes = data.splits["train"].classes or ()
+    classes, folded = data.splits["train"].classes or (), probed.folds
+    if folded is None:
+        most = np.bincount(data.labels("train")).argmax()
+        majority = 100 * float((data.labels("test") == most).mean())
+    else:
+        majority = float(folded.majority.mean())
     return ProbeResult(
         out=out,
         classes=classes,
         probed=probed,
         chance=100 / len(classes),
-        majority=100 * float((test == np.bincount(train).argmax()).mean()),
+        majority=majority,
         videos={name: len(index) for name, index in data.splits.items()},
         skipped=data.skipped,
         seconds=seconds,
-        warnings=_warnings(data, probed),
+        warnings=_warnings(data, probed) if folded is None else (),
     )
 
 
@@ -161,7 +172,7 @@ def _write(config: ProbeConfig, result: ProbeResult, data: Encoded) -> None:
     kind, outcome, plan = result.kind, result.outcomes[result.kind], data.plans["test"]
     if outcome.module is not None:
         save_classifier(result.out, VideoClassifier(data.encoders[""], outcome.module, result.classes, plan))
-    title = f"{kind}: {outcome.test_top1:.1f} % of {result.videos['test']} test videos"
+    title = f"{kind}: {outcome.test_top1:.1f} % of {len(outcome.labels)} test videos"
     draw_confusion(result.out / "confusion.png", title, np.array(outcome.confusion), result.classes)
     results: dict[str, Any] = {
         "model": config.model,
@@ -182,6 +193,10 @@ def _write(config: ProbeConfig, result: ProbeResult, data: Encoded) -> None:
         "skipped": result.skipped,
         "versions": versions(),
     }
+    if result.probed.folds is not None:
+        results["cross_validation"] = result.probed.folds.to_dict()
+        if (tested := result.probed.kept_apart) is not None:
+            results["kept_apart"] = tested.to_dict()
     if result.shares:
         results["label_efficiency"] = [share.to_dict() for share in result.shares]
     write_report(result.out, result.probed, results, warnings=result.warnings)

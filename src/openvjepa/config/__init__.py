@@ -3,6 +3,7 @@
 from openvjepa.config.call import command, override
 from openvjepa.config.clips import PROTOCOLS, EvalProtocol, Fit, Placement
 from openvjepa.config.parts import (
+    ClassesConfig,
     ClipConfig,
     Combine,
     ComputeConfig,
@@ -62,6 +63,7 @@ __all__ = [
     "SHORT_RANGE",
     "BenchConfig",
     "CheckConfig",
+    "ClassesConfig",
     "ClassifierConfig",
     "ClipConfig",
     "ClipProtocol",

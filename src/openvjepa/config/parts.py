@@ -99,7 +99,17 @@ class LabelSource(LabelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitConfig(LabelSource):
+class ClassesConfig(Config):
+    """Which classes are left out."""
+
+    exclude: tuple[Text, ...] = ()
+    """Classes whose videos are left out."""
+    min_videos: Count = 1
+    """Leave out classes with fewer videos than this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig(LabelSource, ClassesConfig):
     """Training, validation and test videos."""
 
     val_source: Text | None = None

@@ -12,10 +12,11 @@ from typing import Any
 
 import yaml
 
-from openvjepa.config import Split, SplitConfig
+from openvjepa.config import ClassesConfig, Split, SplitConfig
 from openvjepa.data.lists.index import VideoIndex, read_index
 from openvjepa.data.lists.seen import SPLITS_FILE, Seen, content_key, read_seen, span_of
 from openvjepa.data.lists.splits import read_splits
+from openvjepa.data.splitting.classes import without_classes
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.inference.ensemble import Member
 
@@ -35,7 +36,15 @@ class Chosen:
     """Runs that do not say which videos they were trained on -> why."""
 
 
-def videos_for(runs: Sequence[str], data: str, *, label: str | None, split: Split, group: str | None = None) -> Chosen:
+def videos_for(
+    runs: Sequence[str],
+    data: str,
+    *,
+    label: str | None,
+    split: Split,
+    group: str | None = None,
+    classes: ClassesConfig | None = None,
+) -> Chosen:
     """The labeled videos to look at.
 
     Args:
@@ -43,6 +52,7 @@ def videos_for(runs: Sequence[str], data: str, *, label: str | None, split: Spli
         data: folder, list or CSV file.
         label: column of a CSV.
         group: column of people, cameras or sources.
+        classes: those that are left out.
         split: auto: those that are marked as test, or else all; less those that a run was trained on or chosen with.
 
     Raises:
@@ -57,6 +67,8 @@ def videos_for(runs: Sequence[str], data: str, *, label: str | None, split: Spli
     bare = [record.path for record in index.records if record.label is None]
     if bare:
         raise DataError(f"{index.source}: {len(bare)} of {len(index)} videos have no label, such as {bare[0]}")
+    if classes is not None:
+        index = without_classes({"all": index}, classes)["all"]
     if split in ("train", "val", "test"):
         index = index.select(split)
     elif split == "auto" and len(index.select("test")):

@@ -27,6 +27,7 @@ from openvjepa.model.pixels import PixelEncoder, pixel_config, untrained
 from openvjepa.model.pooler import probe_eps
 from openvjepa.probing.attentive import Recipe
 from openvjepa.probing.features import Features, OnEpoch
+from openvjepa.probing.folds.summary import Folded
 from openvjepa.probing.probes import Outcome, best_kind, probe_features
 from openvjepa.probing.search.low_shot import Share, label_efficiency
 from openvjepa.train.logs import RunLog
@@ -83,6 +84,10 @@ class Probed:
     differences: dict[str, Difference]
     """Of the saved probe over each baseline and over the majority class, on the test videos."""
     shares: tuple[Share, ...] = ()
+    folds: Folded | None = None
+    """Of a cross-validation: `outcomes` and `baselines` are those of held-out videos."""
+    kept_apart: Outcome | None = None
+    """Of a cross-validation: the saved probe on test videos that no fold holds."""
 
 
 def encode_splits(
@@ -94,7 +99,7 @@ def encode_splits(
         DataError: too many videos cannot be read, or a split or class has none left.
     """
     plans = plans_of(config, model, splits)
-    encoders = {"": model.encoder} | _baselines(config, model, plans["test"], settings)
+    encoders = {"": model.encoder} | baselines_of(config, model, plans["test"], settings)
     cache = Path(config.cache_dir) if config.cache_dir else Path(config.out) / "features"
     features: dict[str, dict[str, FeatureSet]] = {name: {} for name in encoders}
     kept: dict[str, VideoIndex] = {}
@@ -119,7 +124,10 @@ def plans_of(config: ProbeConfig, model: LoadedModel, splits: Mapping[str, Video
     return {"train": train, "val": evaluation, "test": evaluation}
 
 
-def _baselines(config: ProbeConfig, model: LoadedModel, plan: ClipPlan, settings: EncodeSettings) -> dict[str, Encoder]:
+def baselines_of(
+    config: ProbeConfig, model: LoadedModel, plan: ClipPlan, settings: EncodeSettings
+) -> dict[str, Encoder]:
+    """Encoders that the model is compared with: pixels, and the same encoder with random weights."""
     if not config.baselines or isinstance(model.encoder, PixelEncoder):
         return {}
     pixels = PixelEncoder(pixel_config(plan.spec.num_frames, plan.size)).eval()
@@ -132,16 +140,19 @@ def _baselines(config: ProbeConfig, model: LoadedModel, plan: ClipPlan, settings
     return {PIXELS: pixels, UNTRAINED: untrained(model.config, config.seed)}
 
 
+def recipe_of(config: ProbeConfig, encoder: Encoder, settings: EncodeSettings) -> Recipe:
+    """How attentive probes are trained."""
+    eps, device = probe_eps(encoder.config), settings.runtime.device
+    return Recipe(config.lrs, config.weight_decays, config.epochs, config.batch_size, config.seed, eps, device)
+
+
 def train_probes(config: ProbeConfig, data: Encoded, settings: EncodeSettings) -> Probed:
     """Train all kinds of probes and the baselines; the attentive one with its metrics per epoch in metrics.jsonl.
 
     Then again on shares of the training videos, where these are asked for.
     """
     encoder = data.encoders[""]
-    eps = probe_eps(encoder.config)
-    recipe = Recipe(
-        config.lrs, config.weight_decays, config.epochs, config.batch_size, config.seed, eps, settings.runtime.device
-    )
+    recipe = recipe_of(config, encoder, settings)
     sets = data.features[""]
 
     def train(x: Features, labels: Labels, on_epoch: OnEpoch | None = None) -> dict[str, Outcome]:

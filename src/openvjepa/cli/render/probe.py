@@ -9,19 +9,22 @@ from rich.table import Table
 from openvjepa.cli.console import say, say_skipped, show
 from openvjepa.commands.probe import ProbeResult
 from openvjepa.config import ProbeConfig
+from openvjepa.probing.folds.summary import Folded
+from openvjepa.probing.run import Probed
 from openvjepa.probing.search.low_shot import Share
+from openvjepa.reports.runs import folds
 from openvjepa.reports.runs.low_shot import share_text
 from openvjepa.reports.runs.probe import headline, table_rows, with_interval
 
 
 def probe(result: ProbeResult, config: ProbeConfig) -> None:
     """The accuracies as a table, with few labels too if they were asked for, and what could not be read."""
-    show(_accuracies(result))
+    show(_accuracies(result) if result.probed.folds is None else _folds(result.probed.folds, result.probed))
     if result.shares:
         show(_low_shot(result.shares))
     say_skipped(result.skipped)
     counts = ", ".join(f"{count} {name}" for name, count in result.videos.items())
-    say(f"{headline(result.probed, result.videos['test'])}\nvideos: {counts}; results in {result.out}")
+    say(f"{headline(result.probed, result.videos.get('test', 0))}\nvideos: {counts}; results in {result.out}")
 
 
 def _accuracies(result: ProbeResult) -> Table:
@@ -39,6 +42,16 @@ def _accuracies(result: ProbeResult) -> Table:
     blank, gain = [""] if top5 else [], str(probed.differences["majority class"])
     table.add_row("majority class", "", f"{result.majority:.1f}", *blank, gain, "")
     table.add_row("chance level", "", f"{result.chance:.1f}", *blank, "", "")
+    return table
+
+
+def _folds(folded: Folded, probed: Probed) -> Table:
+    """Accuracies on held-out videos, their spread, and by how much the saved kind is better."""
+    table = Table("probe", title=folds.title(folded), title_justify="left")
+    for heading in folds.headings(folded)[1:]:
+        table.add_column(heading, justify="right")
+    for row in folds.table_rows(folded, probed):
+        table.add_row(*row)
     return table
 
 

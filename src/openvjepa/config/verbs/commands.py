@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from openvjepa.config.parts import (
+    ClassesConfig,
     ClipConfig,
     Combine,
     ComputeConfig,
@@ -100,6 +101,11 @@ class ProbeConfig(SplitConfig, ClipConfig, ComputeConfig, LoaderConfig):
     """Also train on these fractions of the training videos, such as 0.05 0.1 0.5 (label efficiency)."""
     draws: Few = 3
     """Random subsets per label fraction; each holds at least one video of every class."""
+    folds: Annotated[int, Range(2, 1000)] | None = None
+    """Folds of a cross-validation; groups are never divided. None: a single split, or the folds of a list that has
+    a column `fold`."""
+    seeds: Few = 1
+    """Repetitions of the cross-validation with other folds (unless the list has them), initial weights and sample order."""
     baselines: bool = True
     """Also probe raw pixels and the same encoder with random weights (on a CPU only up to 100 M parameters)."""
     overwrite: bool = False
@@ -139,7 +145,7 @@ class PredictConfig(TemporalConfig, ClipConfig, ComputeConfig, LoaderConfig):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(LabelSource, TemporalConfig, ClipConfig, ComputeConfig, LoaderConfig):
+class EvaluateConfig(LabelSource, ClassesConfig, TemporalConfig, ClipConfig, ComputeConfig, LoaderConfig):
     """Settings of `vjepa evaluate`."""
 
     model: tuple[Text, ...] = ()

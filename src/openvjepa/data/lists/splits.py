@@ -13,6 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from openvjepa.config import SplitConfig
 from openvjepa.data.lists.index import VideoIndex, VideoRecord, read_index, sorted_classes, stratified_split
+from openvjepa.data.splitting.classes import without_classes
 from openvjepa.errors import ConfigError, DataError
 
 _NEEDS = "a classifier needs class folders, a list of `path label` lines, or a CSV with a label column"
@@ -30,17 +31,17 @@ def read_splits(config: SplitConfig) -> dict[str, VideoIndex]:
     """
     if not config.source:
         raise ConfigError("no videos given: pass a folder, list or CSV file of labeled videos")
-    source = _read(config.source, config.label, config.group)
+    source = read_labeled(config.source, config.label, config.group)
     held_out = {name: source.select(name) for name in ("val", "test")}
     splits = {"train": source.without(*held_out)}
     for name, own in (("val", config.val_source), ("test", config.test_source)):
         if own is not None:
-            splits[name] = _read(own, config.label, config.group)
+            splits[name] = read_labeled(own, config.label, config.group)
         elif len(held_out[name]):
             splits[name] = held_out[name]
     if not len(splits["train"]):
         raise DataError(f"{source.source}: all videos are marked as val or test: there are no training videos")
-    splits = _same_classes(splits)
+    splits = same_classes(without_classes(splits, config))
     _check_classes(splits["train"])
     missing = [name for name in ("val", "test") if name not in splits]
     if missing:
@@ -94,7 +95,7 @@ def _is_in(record: VideoRecord, others: dict[str, list[VideoRecord]]) -> bool:
     return any(map(record.overlaps, others.get(os.path.abspath(record.path), ())))
 
 
-def _read(source: str, label: str | None, group: str | None) -> VideoIndex:
+def read_labeled(source: str, label: str | None, group: str | None) -> VideoIndex:
     """An index in which every video has a label, and a group where there is a column of them."""
     index = read_index(source, label=label, group=group)
     if index.classes is None:
@@ -108,7 +109,7 @@ def _read(source: str, label: str | None, group: str | None) -> VideoIndex:
     return index
 
 
-def _same_classes(splits: dict[str, VideoIndex]) -> dict[str, VideoIndex]:
+def same_classes(splits: dict[str, VideoIndex]) -> dict[str, VideoIndex]:
     """Number the classes alike in all splits, in the order of their indices."""
     used = {name for index in splits.values() for name in ((index.classes or ())[i] for i in set(index.labels))}
     order = dict.fromkeys(name for index in splits.values() for name in index.classes or () if name in used)

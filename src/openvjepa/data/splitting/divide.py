@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import StratifiedKFold
 
 from openvjepa.errors import DataError
 
@@ -88,7 +88,7 @@ def _cost(classes: Numbers, fold: Numbers, wanted: float) -> float:
 
 def _candidates(classes: Numbers, units: Numbers, parts: int, seed: int) -> Iterator[Numbers]:
     for attempt in range(TRIES if len(np.unique(units)) <= MANY else 3):
-        yield from _folds(classes, units, min(parts, len(np.unique(units))), seed + attempt)
+        yield from _folds(classes, units, min(parts, len(np.unique(units))), seed * TRIES + attempt)
 
 
 def _folds(classes: Numbers, units: Numbers, parts: int, seed: int) -> list[Numbers]:
@@ -99,13 +99,36 @@ def _folds(classes: Numbers, units: Numbers, parts: int, seed: int) -> list[Numb
         np.add.at(tally, (members, classes), 1)
         parted = _folds(tally.argmax(1), np.arange(len(first)), parts, seed)
         return [np.flatnonzero(np.isin(members, fold)) for fold in parted]
-    divider = (StratifiedKFold if single else StratifiedGroupKFold)(parts, shuffle=True, random_state=seed % 2**32)
+    if not single:
+        return _grouped_folds(classes, members, parts, seed)
+    divider = StratifiedKFold(parts, shuffle=True, random_state=seed % 2**32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer videos than parts is in some of them only
         try:
-            return [np.asarray(test) for _, test in divider.split(classes, classes, units)]
+            return [np.asarray(test) for _, test in divider.split(classes, classes)]
         except ValueError:  # every class has fewer videos than parts: there is nothing to stratify
-            return [np.asarray(test) for _, test in divider.split(classes, np.zeros(len(classes)), units)]
+            return [np.asarray(test) for _, test in divider.split(classes, np.zeros(len(classes)))]
+
+
+def _grouped_folds(classes: Numbers, members: Numbers, parts: int, seed: int) -> list[Numbers]:
+    """Whole units in parts with the classes alike: large units first, each into the part that it makes the most even.
+
+    scikit-learn's StratifiedGroupKFold divides in the same way, but its seeds hardly change the result, as they order groups of
+    equal classes alone. Here the order is that of the sizes times log-normal noise.
+    """
+    rng = np.random.default_rng((seed, 13))
+    shares = np.zeros((int(members.max()) + 1, int(classes.max()) + 1))
+    np.add.at(shares, (members, classes), 1)
+    sizes = shares.sum(1)
+    shares = shares[:, shares.any(0)] / shares.sum(0)[shares.any(0)]
+    order = np.argsort(-sizes * rng.lognormal(sigma=0.3, size=len(sizes)), kind="stable")
+    filled, count, fold_of = np.zeros((parts, shares.shape[1])), np.zeros(parts), np.zeros(len(sizes), np.int64)
+    for unit in order:
+        added = (filled + shares[unit]) ** 2 + (filled**2).sum(0) - filled**2
+        spread = np.sqrt(np.maximum(added / parts - ((filled.sum(0) + shares[unit]) / parts) ** 2, 0)).mean(1)
+        best = np.lexsort((count, np.round(spread, 9)))[0]
+        fold_of[unit], filled[best], count[best] = best, filled[best] + shares[unit], count[best] + sizes[unit]
+    return [np.flatnonzero(fold_of[members] == part) for part in range(parts)]
 
 
 def folds_for(strata: Sequence[int], units: Numbers, parts: int, seed: int) -> Numbers:
@@ -128,7 +151,7 @@ def folds_for(strata: Sequence[int], units: Numbers, parts: int, seed: int) -> N
     tries = 1 if found == len(units) else TRIES if found <= MANY else 3
     best, least = np.zeros(0, np.int64), np.inf
     for attempt in range(tries):
-        folds = _folds(classes, units, parts, seed + attempt)
+        folds = _folds(classes, units, parts, seed * TRIES + attempt)
         cost = sum(_cost(classes, fold, len(classes) / parts) for fold in folds)
         if cost < least and all(len(fold) for fold in folds):
             numbers = np.zeros(len(classes), np.int64)

@@ -8,8 +8,8 @@ from typing import Any
 
 from openvjepa.probing.probes import Outcome
 from openvjepa.probing.run import Probed
-from openvjepa.reports.runs import low_shot
 from openvjepa.reports import pages as report
+from openvjepa.reports.runs import folds, low_shot
 
 _NOTE = (
     "Top-1 accuracy on the test videos, in percent, with intervals of 95 %. The saved probe is the one that is best on "
@@ -18,8 +18,10 @@ _NOTE = (
 
 
 def headline(probed: Probed, videos: int) -> str:
-    """What the saved probe scores, in one sentence."""
+    """What the saved probe scores, in one sentence; of a cross-validation also what it was trained on."""
     saved = probed.outcomes[probed.kind]
+    if probed.folds is not None:
+        return folds.headline(probed.folds, with_interval(saved), probed.kept_apart)
     return f"{probed.kind} probe (chosen on validation): {with_interval(saved)} % of {videos} test videos"
 
 
@@ -90,14 +92,19 @@ def write_report(
     Raises:
         CheckpointError: it cannot be written.
     """
+    folded = probed.folds
+    if folded is None:
+        first = [section(probed, results["chance"], results["majority"], warnings)]
+    else:
+        first = [folds.section(folded, probed, results["chance"])]
     matrices = {kind: (outcome.confusion, results["classes"]) for kind, outcome in probed.outcomes.items()}
     names = ("model", "source", "label", "videos", "seed", "seconds", "clips", "skipped", "versions")
     sections = [
-        section(probed, results["chance"], results["majority"], warnings),
+        *first,
         *more,
         *([low_shot.section(probed.shares)] if probed.shares else []),
         report.confusion_matrices(matrices),
         report.run_facts({name: results[name] for name in names}),
     ]
-    lead = f"Frozen features of {results['model']}, {headline(probed, results['videos']['test'])}."
+    lead = f"Frozen features of {results['model']}, {headline(probed, results['videos'].get('test', 0))}."
     report.write_report(folder / "report.html", "Probe", sections, lead=lead)
