@@ -12,7 +12,7 @@ from openvjepa.config import ProbeConfig
 from openvjepa.probing.folds.summary import Folded
 from openvjepa.probing.run import Probed
 from openvjepa.probing.search.low_shot import Share
-from openvjepa.reports.runs import folds
+from openvjepa.reports import folds
 from openvjepa.reports.runs.low_shot import share_text
 from openvjepa.reports.runs.probe import headline, table_rows, with_interval
 

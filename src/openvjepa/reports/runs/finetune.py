@@ -17,8 +17,8 @@ from openvjepa.data.lists.index import VideoIndex
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.reports import charts as figures
 from openvjepa.reports import pages as report
-from openvjepa.reports.confusion import confusion_figure, draw_confusion
 from openvjepa.reports.cards.finetune import finetune_card
+from openvjepa.reports.confusion import confusion_figure, draw_confusion
 from openvjepa.weights.files import write_file
 
 SAMPLES = 8  # videos whose predictions are shown

@@ -161,16 +161,16 @@ def write_pretraining(
     sections = []
     if comparison is not None:
         table = {"test videos": {"pretrained": comparison.after, "before pretraining": comparison.before}}
-        note = (
-            "Probes on the mean token of the frozen encoder: test top-1 accuracy in percent, chance level as a mark."
-        )
+        note = "Probes on the mean token of the frozen encoder: test top-1 accuracy in percent, chance level as a mark."
         sections.append(report.accuracy_table(table, {"test videos": 100 / comparison.classes}, note=note))
     sections += [
         report.training_curves(rows),
         report.run_facts({**facts, "settings": to_mapping(config), "versions": versions()}),
     ]
     lead = (
-        comparison.sentence if comparison else "Not compared with the encoder before pretraining: the videos have no labels."
+        comparison.sentence
+        if comparison
+        else "Not compared with the encoder before pretraining: the videos have no labels."
     )
     return report.write_report(out / "report.html", "Pretraining", sections, lead=lead)
 

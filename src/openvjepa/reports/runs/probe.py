@@ -8,8 +8,9 @@ from typing import Any
 
 from openvjepa.probing.probes import Outcome
 from openvjepa.probing.run import Probed
+from openvjepa.reports import folds
 from openvjepa.reports import pages as report
-from openvjepa.reports.runs import folds, low_shot
+from openvjepa.reports.runs import low_shot
 
 _NOTE = (
     "Top-1 accuracy on the test videos, in percent, with intervals of 95 %. The saved probe is the one that is best on "

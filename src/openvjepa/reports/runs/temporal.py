@@ -74,9 +74,7 @@ def _bands(result: TemporalResult) -> str:
     return f"<p>Above: labeled; below: predicted. {legend}</p>{''.join(rows)}{rest}"
 
 
-def _bar(
-    pieces: Sequence[Piece], first: float, last: float, classes: Sequence[str], colors: Mapping[int, str]
-) -> str:
+def _bar(pieces: Sequence[Piece], first: float, last: float, classes: Sequence[str], colors: Mapping[int, str]) -> str:
     scale = 1000 / max(last - first, 1e-9)
     parts = "".join(
         f'<rect x="{(start - first) * scale:.1f}" y="0" width="{(end - start) * scale:.1f}" height="14" '

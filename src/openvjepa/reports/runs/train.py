@@ -102,8 +102,8 @@ class TrainResult:
         """The result in a sentence."""
         m = self.outcome.metrics
         return (
-            f"{self.chosen.name}: {m.top1:.1f} % of {len(self.splits['test'])} test videos (95 %: {m.top1_interval}; majority class "
-            f"{self.majority:.1f} %, chance level {self.chance:.1f} %); expected calibration error {m.ece:.1f} %."
+            f"{self.chosen.name}: {m.top1:.1f} % of {len(self.splits['test'])} test videos (95 %: {m.top1_interval}; "
+            f"majority class {self.majority:.1f} %, chance level {self.chance:.1f} %); expected calibration error {m.ece:.1f} %."
         )
 
 

@@ -63,13 +63,16 @@ def table_rows(folded: Folded, probed: Probed) -> Iterator[tuple[str, ...]]:
 def section(folded: Folded, probed: Probed, chance: float) -> report.Section:
     """The table with what it means."""
     note = report.paragraph(
-        "Top-1 accuracy in percent on held-out videos: every video is tested by probes that were trained on other folds. Intervals of "
-        "95 %: of accuracies Wilson's (or that of groups), of differences the corrected resampled t test (Nadeau & Bengio 2003). The "
-        "kind that is saved was chosen by the same folds, so that its own accuracy is slightly too high where kinds are close. Classes, "
-        f"confusion and calibration are those of the first seed. Chance level: {chance:.1f} %."
+        "Top-1 accuracy in percent on held-out videos: every video is tested by probes that were trained on other folds. "
+        "Intervals of 95 %: of accuracies Wilson's (or that of groups), of differences the corrected resampled t test (Nadeau & "
+        "Bengio 2003). The kind that is saved was chosen by the same folds, so that its own accuracy is slightly too high where "
+        "kinds are close. Classes, confusion and calibration are those of the first seed. "
+        f"Chance level: {chance:.1f} %."
     )
     sentence = report.paragraph(headline(folded, _accuracy(folded), probed.kept_apart) + ".")
-    return report.Section("Accuracy", note + report.plain_table(headings(folded), list(table_rows(folded, probed))) + sentence)
+    return report.Section(
+        "Accuracy", note + report.plain_table(headings(folded), list(table_rows(folded, probed))) + sentence
+    )
 
 
 def _accuracy(folded: Folded) -> str:
