@@ -59,7 +59,7 @@ def test_solutions_are_scikit_learns_with_fewer_and_more_rows_than_features(
     rows = rng.normal(3, rng.uniform(0.5, 2, size=features), size=(count, features)).astype(np.float32)
     labels = np.arange(count) % classes
     rows[:, :classes] += np.eye(classes)[labels].astype(np.float32)
-    for penalty, weight, bias in solutions(rows, labels, classes, cells=1):
+    for penalty, weight, bias in solutions(rows, labels, cells=1):
         if penalty > 0.2:
             continue  # L-BFGS stops early there, in both
         truth = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=5000, tol=1e-6)).fit(
@@ -73,11 +73,12 @@ def test_the_largest_directions_are_kept_where_there_are_many(monkeypatch: pytes
     monkeypatch.setattr(subject, "COMPONENTS", 20)
     rng = np.random.default_rng(0)
     rows = (rng.normal(size=(300, 10)) @ rng.normal(size=(10, 80))).astype(np.float32)  # of rank 10
-    basis = subject._reduced(rows)
-    assert basis.directions is not None
-    assert basis.directions.shape == (80, 20)
-    standard = (rows - rows.mean(0)) / rows.std(0)
-    np.testing.assert_allclose(basis.z @ basis.directions.T, standard, atol=1e-3)
+    for count in (300, 60):  # more rows than features, and fewer
+        basis = subject.basis_of(rows[:count])
+        assert basis.directions is not None
+        assert 10 <= basis.directions.shape[1] <= 20
+        standard = (rows - rows[:count].mean(0)) / rows[:count].std(0)
+        np.testing.assert_allclose(basis(rows) @ basis.directions.T, standard, atol=5e-3)
 
 
 def test_place_is_known_to_the_grid_alone() -> None:

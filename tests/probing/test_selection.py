@@ -7,7 +7,8 @@ import pytest
 
 from openvjepa.grid import TokenGrid
 from openvjepa.metrics import accuracy
-from openvjepa.probing.search.crossval import cross_validate, make_folds, suspicious_labels
+from openvjepa.probing.search.crossval import CrossValidated, cross_validate, judged, make_folds, suspicious_labels
+from openvjepa.probing.search.regression import choose_regression
 
 CLASSES = ("a", "b", "c")
 
@@ -40,28 +41,42 @@ def test_groups_are_not_divided() -> None:
         assert not inside & outside
 
 
-@pytest.mark.parametrize("kind", ["grid", "linear"])
+def found_by(kind: str, x: np.ndarray, y: np.ndarray) -> CrossValidated:
+    """Of nearest neighbors, or of logistic regression."""
+    folds = make_folds(y, 5, 0)
+    if kind == "knn":
+        return cross_validate(x, y, folds, kind, classes=CLASSES, num_heads=2)
+    settings = {"classes": 3, "grid": TokenGrid(2, 2, 2), "linear": kind == "linear"}
+    regression = choose_regression(x, y, folds, **settings)
+    assert regression is not None
+    return judged(kind, regression.logits, y, folds, 0.0, regression)
+
+
+@pytest.mark.parametrize("kind", ["grid", "linear", "knn"])
 def test_predictions_are_of_videos_that_were_not_seen(kind: str) -> None:
     """On noise, predictions of seen videos would be right far more often than by chance."""
-    settings = {"classes": CLASSES, "num_heads": 2, "grid": TokenGrid(2, 2, 2)}
     x, y = toy(90, signal=0.0)
-    noise = cross_validate(x, y, make_folds(y, 5, 0), kind, **settings)
-    assert noise.mean < 55
+    assert found_by(kind, x, y).mean < 55
     x, y = toy(90, signal=2.0)
-    found = cross_validate(x, y, make_folds(y, 5, 0), kind, **settings)
+    found = found_by(kind, x, y)
     assert found.mean > 90
     assert found.mean == pytest.approx(accuracy(found.probabilities, y))
     assert len(found.folds) == 5
-    less = cross_validate(x, y, make_folds(y, 5, 0), kind, fraction=0.1, **settings)
-    assert less.mean <= found.mean
+
+
+def test_fewer_labels_are_not_better() -> None:
+    x, y = toy(90, signal=2.0)
+    folds = make_folds(y, 5, 0)
+    less, all_of_them = (
+        cross_validate(x, y, folds, "knn", classes=CLASSES, num_heads=2, fraction=share) for share in (0.1, 1.0)
+    )
+    assert less.mean <= all_of_them.mean
 
 
 def test_wrong_labels_are_found() -> None:
     x, y = toy(90, signal=2.0)
     given = y.copy()
     given[[5, 40]] = (given[[5, 40]] + 1) % 3
-    settings = {"classes": CLASSES, "num_heads": 2, "grid": TokenGrid(2, 2, 2)}
-    found = cross_validate(x, given, make_folds(given, 5, 0), "linear", **settings)
-    suspicions = suspicious_labels(found.probabilities, given)
+    suspicions = suspicious_labels(found_by("linear", x, given).probabilities, given)
     assert {s.row for s in suspicions} == {5, 40}
     assert all((s.given, s.predicted) == (given[s.row], y[s.row]) for s in suspicions)

@@ -102,6 +102,8 @@ def _write_over_time(config: EvaluateConfig, result: TemporalResult, runtime: st
 def _write_predictions(result: EvaluateResult) -> None:
     """A line for each video: path, true class, and what each run says, with which probability."""
     names = [name for v in result.evaluations for name in (v.name, f"probability ({v.name})")]
+    known = [v for v in result.evaluations if v.distances is not None]
+    names += [f"distance ({v.name})" for v in known]
     path = result.out / "predictions.csv"
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -110,5 +112,6 @@ def _write_predictions(result: EvaluateResult) -> None:
         for row, record in enumerate(result.index.records):
             said = [(int(v.probabilities[row].argmax()), float(v.probabilities[row].max())) for v in result.evaluations]
             cells = [cell for best, share in said for cell in (result.classes[best], f"{share:.6f}")]
+            cells += [f"{v.distances[row]:.4f}" for v in known if v.distances is not None]
             times: list[float | None] = [record.start, record.end] if parts else []
             writer.writerow(map(safe_cell, [record.path, *times, result.classes[result.labels[row]], *cells]))

@@ -111,7 +111,9 @@ def _classify(
     answers = answers_of(members, said.probabilities, config.combine or "mean", config.top)
     for place, (record, answer) in enumerate(zip(records, answers, strict=True)):
         reason = said.skipped.get(place)
-        yield Prediction(record.name, () if reason else answer, reason)
+        yield Prediction(
+            record.name, () if reason else answer, reason, distance=None if reason else said.distance(place)
+        )
 
 
 def _follow(config: PredictConfig, members: Sequence[Member], record: VideoRecord, runtime: Runtime) -> Prediction:

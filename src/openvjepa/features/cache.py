@@ -51,6 +51,8 @@ class FeatureSet:
     """Path -> reason."""
     reused: bool
     """Whether they were on disk already."""
+    key: str = ""
+    """Name of their folder in the cache, a hash of all that they follow from."""
 
 
 def encode_index(
@@ -264,7 +266,7 @@ def _open_cache(folder: Path, clips: int, *, reused: bool) -> FeatureSet | None:
     if not meta["kept"]:
         raise DataError(f"none of the videos of {meta['source']} can be read")
     shape = len(meta["kept"]), clips, *rows.shape[1:]
-    return FeatureSet(rows.reshape(shape), tuple(meta["kept"]), meta["skipped"], reused)
+    return FeatureSet(rows.reshape(shape), tuple(meta["kept"]), meta["skipped"], reused, folder.name)
 
 
 def _file_digest(path: Path) -> str:

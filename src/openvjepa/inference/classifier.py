@@ -17,6 +17,8 @@ from openvjepa.data.lists.index import VideoIndex, VideoRecord
 from openvjepa.data.transforms import eval_views
 from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.features.encode import PlannedClips, encode
+from openvjepa.features.novelty import FILE as NOVELTY
+from openvjepa.features.novelty import Novelty, load_novelty
 from openvjepa.features.sampling import ClipPlan, plan_for, stored_plan
 from openvjepa.inference.predictions import Answer, Prediction, best_of
 from openvjepa.model.encoder import Encoder
@@ -34,6 +36,15 @@ class VideoClassifier:
     probe: Probe
     classes: tuple[str, ...]
     plan: ClipPlan
+    novelty: Novelty | None = None
+    """Tells videos that are unlike the training videos; None where the classifier comes without it."""
+
+    def unlikeness(self, features: Tensor) -> float | None:
+        """Tokens of the clips of one video [V, N, D] -> its distance to the training videos: above 1 it is unlike them."""
+        if self.novelty is None:
+            return None
+        means = features.float().mean((0, 1)).cpu().numpy()
+        return float(self.novelty(means[None])[0])
 
     @torch.no_grad()
     def probabilities(self, features: Tensor) -> NDArray[np.float64]:
@@ -92,8 +103,9 @@ class VideoClassifier:
             clips, reason = PlannedClips(index, replace(self.plan, random=0))[0]
             if reason:
                 return Prediction(name, (), reason)
-        probabilities = self.probabilities(encode(self.encoder, clips))
-        return Prediction(name, (Answer((), best_of(probabilities, self.classes, top)),))
+        features = encode(self.encoder, clips)
+        answer = Answer((), best_of(self.probabilities(features), self.classes, top))
+        return Prediction(name, (answer,), distance=self.unlikeness(features))
 
     def _clips_of(self, frames: NDArray[np.uint8]) -> Tensor:
         """Clips uint8 [V, 3, T, H, W] of frames [T', H', W', 3]."""
@@ -129,6 +141,10 @@ def save_classifier(folder: Path, classifier: VideoClassifier) -> None:
             fit=classifier.plan.fit,
         ),
     )
+    if classifier.novelty is not None:
+        classifier.novelty.save(folder)
+    else:
+        (folder / NOVELTY).unlink(missing_ok=True)  # of an earlier classifier
 
 
 def load_classifier(source: str | Path, records: tuple[VideoRecord, ...] = ()) -> VideoClassifier:
@@ -157,7 +173,7 @@ def load_classifier(source: str | Path, records: tuple[VideoRecord, ...] = ()) -
     if stored is None:  # a published classifier: as its accuracy was measured
         plan = plan_for(model, records or (VideoRecord("video"),))
         stored = plan.under(PROTOCOLS["published"])
-    return VideoClassifier(model.encoder, model.probe, labels, stored)
+    return VideoClassifier(model.encoder, model.probe, labels, stored, load_novelty(folder, model.encoder.embed_dim))
 
 
 def _stored_plan(weights: Path) -> ClipPlan | None:

@@ -49,6 +49,13 @@ class Answers:
     """Place of an unreadable video in the index -> reason."""
     seconds: tuple[float, ...]
     """Spent on the backbone pass of each member, reading and its heads included; members of one pass name the same."""
+    distances: tuple[Probabilities | None, ...]
+    """Of each member, distance of each video to the training videos [n], above 1 unlike them; None where it does not know."""
+
+    def distance(self, place: int) -> float | None:
+        """The largest distance of a video to the training videos of a member; None where no member knows."""
+        known = [float(part[place]) for part in self.distances if part is not None]
+        return max(known) if known else None
 
     @property
     def kept(self) -> list[int]:
@@ -150,6 +157,7 @@ def ask(members: Sequence[Member], index: VideoIndex, settings: EncodeSettings, 
     """
     probabilities = [np.zeros((len(index), len(member.classifier.classes))) for member in members]
     seconds, skipped = [0.0] * len(members), dict[int, str]()
+    distances = [np.full(len(index), np.nan) for _ in members]
     for group in passes(members):
         started = time.monotonic()
         first = members[group[0]].classifier
@@ -159,9 +167,14 @@ def ask(members: Sequence[Member], index: VideoIndex, settings: EncodeSettings, 
                 continue
             for number in group:
                 probabilities[number][place] = members[number].classifier.probabilities(features)
+                if (distance := members[number].classifier.unlikeness(features)) is not None:
+                    distances[number][place] = distance
         for number in group:
             seconds[number] = time.monotonic() - started
-    return Answers(tuple(probabilities), skipped, tuple(seconds))
+    known = [
+        None if member.classifier.novelty is None else part for member, part in zip(members, distances, strict=True)
+    ]
+    return Answers(tuple(probabilities), skipped, tuple(seconds), tuple(known))
 
 
 def combined(

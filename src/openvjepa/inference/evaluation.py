@@ -30,6 +30,13 @@ class Evaluation:
     """Clips of a video that go through an encoder (segments x views); of several runs those of all encoder passes."""
     seconds_per_video: float
     """Wall time, reading included."""
+    distances: Probabilities | None = None
+    """To the training videos [n], above 1 unlike them; None where the classifier does not know."""
+
+    @property
+    def unlike(self) -> int | None:
+        """Videos that are unlike the training videos; None where the classifier does not know."""
+        return None if self.distances is None else int((self.distances > 1).sum())
 
     @property
     def seconds_per_clip(self) -> float:
@@ -88,6 +95,7 @@ class EvaluateResult:
                     "passes_per_video": evaluation.passes,
                     "seconds_per_video": evaluation.seconds_per_video,
                     "seconds_per_clip": evaluation.seconds_per_clip,
+                    "unlike_training": evaluation.unlike,
                 }
                 for evaluation in self.evaluations
             ],
@@ -113,10 +121,12 @@ def evaluation_result(
     labels = np.array(read.labels, dtype=np.int64)
     evaluations: list[Evaluation] = []
     short = short_names([member.name for member in members])
-    for name, member, found, seconds in zip(short, members, said.probabilities, said.seconds, strict=True):
+    parts = zip(short, members, said.probabilities, said.seconds, said.distances, strict=True)
+    for name, member, found, seconds, far in parts:
         shares = _widen(found[kept], member.classifier.classes, classes)
         metrics, plan = classification_metrics(shares, labels, classes, groups_of(read)), member.classifier.plan
-        evaluations.append(Evaluation(name, metrics, shares, plan.clips, seconds / len(index)))
+        distances = None if far is None else far[kept]
+        evaluations.append(Evaluation(name, metrics, shares, plan.clips, seconds / len(index), distances))
     if len(members) > 1 and len(label_sets(members)) == 1:
         ((_, _, together),) = combined(members, said.probabilities, combine)
         evaluations.append(_all(members, together[kept], read, said, combine))

@@ -37,6 +37,13 @@ class Prediction:
     """Why it could not be read."""
     timeline: Timeline | None = field(default=None, compare=False, repr=False)
     """Of a video that was followed over time: the answer of each window (`answers` are their mean)."""
+    distance: float | None = None
+    """To the training videos, over what 95 % of these have to one another; None where the classifiers do not know."""
+
+    @property
+    def is_unlike(self) -> bool:
+        """Whether the video is unlike the training videos, so that the answer is a guess."""
+        return self.distance is not None and self.distance > 1
 
     @property
     def top(self) -> Top:
@@ -47,6 +54,8 @@ class Prediction:
         """For JSON; `answers` where there are several sets of classes, `windows` and `segments` where a video was followed over
         time (s of the file)."""
         values: dict[str, Any] = {"path": self.path, "top": top_dict(self.top), "error": self.error}
+        if self.distance is not None:
+            values |= {"distance": self.distance, "unlike_training": self.is_unlike}
         if len(self.answers) > 1:
             values["answers"] = [{"runs": answer.runs, "top": top_dict(answer.top)} for answer in self.answers]
         if self.timeline is not None:

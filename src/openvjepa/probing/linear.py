@@ -6,6 +6,7 @@ n videos, V clips of each, D channels, C classes.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,10 +60,15 @@ def _linear_module(solved: LogisticRegression, scaler: Scaler, classes: int) -> 
     if classes == 2:  # scikit-learn keeps one row: the log odds of the second class
         weight, bias = np.stack([np.zeros_like(weight[0]), weight[0]]), np.array([0.0, bias[0]])
     weight = weight / scaler.std
-    module = LinearClassifier(weight.shape[1], classes)
+    return linear_module(weight, bias - weight @ scaler.mean)
+
+
+def linear_module(weight: NDArray[Any], bias: NDArray[Any]) -> LinearClassifier:
+    """A linear layer, [C, D] and [C], on mean tokens as a classifier of tokens, in eval mode."""
+    module = LinearClassifier(weight.shape[1], len(weight))
     with torch.no_grad():
         module.linear.weight.copy_(torch.from_numpy(weight))
-        module.linear.bias.copy_(torch.from_numpy(bias - weight @ scaler.mean))
+        module.linear.bias.copy_(torch.from_numpy(bias))
     return module.eval().requires_grad_(False)
 
 

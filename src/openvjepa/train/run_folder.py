@@ -30,6 +30,7 @@ RUN_FILES = (
     "splits.csv",
     "model.safetensors",
     "model.yaml",
+    "novelty.npz",
     "report.html",
     "confusion.png",
 )

@@ -40,6 +40,9 @@ def evaluate(result: EvaluateResult | TemporalResult, config: EvaluateConfig) ->
     show(_class_table(result.evaluations[-1]))
     for (ours, theirs), lead in result.differences.items():
         say(f"{ours} - {theirs}: {lead} points, p = {lead.p_value:.2g}")
+    for evaluation in result.evaluations:
+        if evaluation.unlike:
+            say(f"{evaluation.name}: {evaluation.unlike} of {len(result.index)} videos are unlike the training videos")
     _notes(result, len(result.index))
 
 

@@ -30,8 +30,12 @@ def predict(predictions: Sequence[Prediction], config: PredictConfig) -> None:
             for rank, (name, probability) in enumerate(answer.top):
                 by = [escape(", ".join(answer.runs)) if rank == 0 else ""] if several else []
                 path = escape(prediction.path) if number == rank == 0 else ""
+                if path and prediction.is_unlike:
+                    path += f"\n[yellow]unlike the training videos ({prediction.distance:.1f}x)[/yellow]"
                 table.add_row(path, *by, escape(name), f"{100 * probability:.1f} %")
     show(table)
+    if unlike := sum(prediction.is_unlike for prediction in predictions):
+        say(f"{unlike} of {len(predictions)} are unlike the training videos: their answers are guesses")
     for prediction in predictions:
         if prediction.timeline is not None:
             show(_scenes(prediction.timeline))

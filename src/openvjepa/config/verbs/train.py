@@ -20,7 +20,12 @@ class ClassifierConfig(SplitConfig, RateConfig, ComputeConfig, LoaderConfig):
     model: tuple[Text, ...] = ()
     """Encoders to compare: run folders, checkpoint files, names that `vjepa models` lists, `pixels`, `untrained:NAME`. Empty:
     pixels, untrained:nano, and every published model that is already downloaded and fits in memory."""
-    kinds: Annotated[tuple[Literal["grid", "linear", "attentive"], ...], AtLeastOne()] = ("grid", "linear", "attentive")
+    kinds: Annotated[tuple[Literal["grid", "linear", "attentive", "knn"], ...], AtLeastOne()] = (
+        "grid",
+        "linear",
+        "attentive",
+        "knn",
+    )
     """Classifiers to compare on each encoder."""
     minutes: Minutes = 10.0
     """Time budget, minutes. Encoders that would exceed the remaining time are skipped."""

@@ -1,4 +1,4 @@
-"""The search for the best classifier of labeled videos: encoders and kinds of probes, compared by cross-validation.
+"""The search for the best classifier of labeled videos: encoders and kinds of classifiers, compared by cross-validation.
 
 n videos, V clips of each, N tokens, D channels, C classes; accuracies in percent.
 """
@@ -7,29 +7,41 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
 
 from openvjepa.config import ClassifierConfig
 from openvjepa.data.lists.index import VideoIndex
-from openvjepa.features.cache import FeatureSet, encode_index
+from openvjepa.features.cache import FeatureSet, cache_key, encode_index
 from openvjepa.features.encode import EncodeSettings, encode_videos
+from openvjepa.features.novelty import Novelty
 from openvjepa.features.sampling import ClipPlan, plan_for
 from openvjepa.grid import TokenGrid
-from openvjepa.metrics import Labels
+from openvjepa.metrics import Groups, Labels, classification_metrics
+from openvjepa.model.pixels import PixelEncoder
 from openvjepa.model.pooler import probe_eps
 from openvjepa.probing.attentive import Recipe
+from openvjepa.probing.calibration import divide_logits, mean_softmax, module_logits
+from openvjepa.probing.features import OnEpoch, mean_tokens
 from openvjepa.probing.probes import Outcome, probe_features
-from openvjepa.probing.search.crossval import CrossValidated, cross_validate, make_folds
+from openvjepa.probing.search.crossval import CrossValidated, cross_validate, judged, make_folds
+from openvjepa.probing.search.kept import kept_result
+from openvjepa.probing.search.regression import Rows, choose_regression, fit_regression, shares_of_labels
 from openvjepa.weights.loaded import LoadedModel
 
 FRACTIONS = (0.25, 0.5)  # of the training videos, for the learning curve; all of them are the third point
+REGRESSIONS = ("grid", "linear")
 _TIMED = 4  # videos that are encoded to estimate the time of all
 
 log = logging.getLogger("openvjepa")
+
+
+class OutOfTimeError(Exception):
+    """A candidate that has been started would take longer than what is left; caught where it was started."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The training videos (train, then val) as one encoder's features."""
+    """The training videos (train, then val) and the test videos as one encoder's features."""
 
     name: str
     model: LoadedModel
@@ -58,6 +70,10 @@ class Encoded:
     """Those that could be read."""
     train: int
     """How many of them are of the split train; the others are of val."""
+    test: FeatureSet
+    test_index: VideoIndex
+    key: str
+    """Of the features on disk."""
 
     @property
     def labels(self) -> Labels:
@@ -65,10 +81,25 @@ class Encoded:
         return np.array(self.index.labels, dtype=np.int64)
 
     @property
+    def test_labels(self) -> Labels:
+        """Class numbers of the test videos [m]."""
+        return np.array(self.test_index.labels, dtype=np.int64)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.index.classes or ()
+
+    @property
     def groups(self) -> list[str] | None:
         """Person, camera or source of each video; None where a video has none."""
-        found = [record.group for record in self.index.records]
-        return None if any(group is None for group in found) else [str(group) for group in found]
+        return _groups(self.index)
+
+    @property
+    def test_groups(self) -> Groups | None:
+        """The same of the test videos."""
+        found = _groups(self.test_index)
+        return None if found is None else np.array(found)
 
     @property
     def grid(self) -> TokenGrid:
@@ -77,6 +108,20 @@ class Encoded:
         return TokenGrid.of_clip(
             self.plan.spec.num_frames, *self.plan.size, patch_size=config.patch_size, tubelet_size=config.tubelet_size
         )
+
+    def folds(self, config: ClassifierConfig) -> tuple[list[Rows], bool]:
+        """Rows of each fold, and whether it is a cross-validation: else the only fold is the split val."""
+        folds = make_folds(self.labels, config.folds, config.seed, self.groups)
+        return (folds, True) if folds else ([np.arange(self.train, len(self.index))], False)
+
+    def novelty(self) -> Novelty | None:
+        """What tells videos that are unlike these."""
+        return Novelty.of(mean_tokens(self.features.x[:, :1])[:, 0], self.groups)
+
+
+def _groups(index: VideoIndex) -> list[str] | None:
+    found = [record.group for record in index.records]
+    return None if any(group is None for group in found) else [str(group) for group in found]
 
 
 def encode_candidate(
@@ -88,7 +133,7 @@ def encode_candidate(
     *,
     seconds: float,
 ) -> Encoded | str:
-    """Encode the training and validation videos; or why there is not enough time.
+    """Encode all videos; or why there is not enough time.
 
     Args:
         name: of the model, as the user gave it.
@@ -98,103 +143,224 @@ def encode_candidate(
         settings: how to encode.
         seconds: time that is left.
     """
-    train, val = splits["train"], splits["val"]
+    train, val, test = splits["train"], splits["val"], splits["test"]
     pool = replace(train, records=train.records + val.records)
     plain = plan_for(model, pool.records, config.frame_step, config.fps)
     random = config.train_views - 1
     plan = replace(plain, random=random, crop_scale=(0.5, 1.0), seed=config.seed) if random else plain
-    estimate = _estimate(model, pool, plan, settings)
-    if estimate > seconds:
-        return f"encoding {len(pool)} videos would take about {estimate / 60:.1f} min, {max(0.0, seconds) / 60:.1f} min are left"
     cache = Path(config.out) / "features"
+    estimate = _estimate(model, pool, plan, settings, cache) + _estimate(model, test, plain, settings, cache)
+    if estimate > seconds:
+        count = len(pool) + len(test)
+        return f"encoding {count} videos would take about {estimate / 60:.1f} min, {max(0.0, seconds) / 60:.1f} min are left"
     features = encode_index(model.encoder, pool, plan, settings, cache, name=f"{len(pool)} training videos with {name}")
+    tested = encode_index(model.encoder, test, plain, settings, cache, name=f"{len(test)} test videos with {name}")
     kept = replace(pool, records=tuple(pool.records[i] for i in features.kept))
-    return Encoded(name, model, plain, features, kept, sum(i < len(train) for i in features.kept))
+    kept_test = replace(test, records=tuple(test.records[i] for i in tested.kept))
+    count = sum(i < len(train) for i in features.kept)
+    return Encoded(name, model, plain, features, kept, count, tested, kept_test, features.key)
 
 
-def _estimate(model: LoadedModel, pool: VideoIndex, plan: ClipPlan, settings: EncodeSettings) -> float:
-    """Seconds that encoding all videos takes, from some of them, spread over the list."""
-    places = np.unique(np.linspace(0, len(pool) - 1, _TIMED).astype(int))
-    some = replace(pool, records=tuple(pool.records[i] for i in places))
-    started = time.monotonic()
-    for _ in encode_videos(model.encoder, some, plan, replace(settings, workers=0), name=""):
-        pass
-    return (time.monotonic() - started) / len(some) * len(pool)
+def _estimate(model: LoadedModel, videos: VideoIndex, plan: ClipPlan, settings: EncodeSettings, cache: Path) -> float:
+    """Seconds that encoding all videos takes, from some of them, spread over the list; 0 where they are encoded already."""
+    if (cache / cache_key(model.encoder, videos, plan, settings)).exists():
+        return 0.0
+    places = sorted({round(i) for i in np.linspace(0, len(videos) - 1, _TIMED)})
+    alone = replace(settings, workers=0)
+
+    def seconds(numbers: Sequence[int]) -> float:
+        some, started = replace(videos, records=tuple(videos.records[i] for i in numbers)), time.monotonic()
+        for _ in encode_videos(model.encoder, some, plan, alone, name=""):
+            pass
+        return time.monotonic() - started
+
+    seconds(places[:1])  # the first pass is slower
+    return seconds(places) / len(places) * len(videos)
 
 
-def compare_kinds(encoded: Encoded, config: ClassifierConfig, *, deadline: float) -> list[Candidate]:
-    """Cross-validate every kind of classifier on one encoder; kinds that come after the deadline are left out.
+def compare_kinds(
+    encoded: Encoded, config: ClassifierConfig, *, deadline: float, first: bool = False
+) -> Iterator[Candidate | str]:
+    """Cross-validate every kind of classifier on one encoder.
 
     Groups are never divided. Where a class has too few videos (or groups) for cross-validation, the validation videos choose.
+    What has been compared is kept in the run folder, where a repeated command finds it.
 
     Args:
-        encoded: features of the training and validation videos.
+        encoded: features of all videos.
         config: kinds, folds, seed.
         deadline: on the monotonic clock, s.
+        first: whether nothing has been compared yet, so that the first kind is not given up.
+
+    Yields:
+        Each candidate, or why it was not tried: "KIND: reason".
     """
-    y = encoded.labels
-    folds = make_folds(y, config.folds, config.seed, encoded.groups)
-    found: list[Candidate] = []
-    for kind in config.kinds:
-        if found and time.monotonic() > deadline:
-            log.warning("%s, %s: skipped, the time budget is used up", encoded.name, kind)
+    folds, crossed = encoded.folds(config)
+    for kind in kinds_for(encoded, config):
+        limit = inf if first else deadline
+
+        def work(kind: str = kind, limit: float = limit) -> CrossValidated:
+            return _judge(encoded, folds, kind, config, limit, crossed=crossed)
+
+        facts = [encoded.key, kind, [rows.tolist() for rows in folds], encoded.labels.tolist(), config.seed]
+        try:
+            if time.monotonic() > limit:
+                raise OutOfTimeError("the time budget is used up")
+            folder = Path(config.out) / "candidates"
+            result = kept_result(folder, facts, work, lambda limit=limit: time.monotonic() <= limit)
+        except OutOfTimeError as error:
+            yield f"{kind}: {error}"
             continue
-        result = _cross_validated(encoded, folds, kind, config.seed) if folds else _validated(encoded, kind, config)
         log.info("%s, %s: %.1f %%", encoded.name, kind, result.mean)
-        found.append(Candidate(encoded.name, result))
-    return found
+        first = False
+        yield Candidate(encoded.name, result)
 
 
-def _cross_validated(
-    encoded: Encoded, folds: Sequence[Labels], kind: str, seed: int, fraction: float = 1.0
+def kinds_for(encoded: Encoded, config: ClassifierConfig) -> Sequence[str]:
+    """The kinds that an encoder is tried with: colors alone have nothing for attention to tell apart."""
+    if isinstance(encoded.model.encoder, PixelEncoder):
+        return [kind for kind in config.kinds if kind != "attentive"] or ["grid"]
+    return config.kinds
+
+
+def _judge(
+    encoded: Encoded, folds: Sequence[Rows], kind: str, config: ClassifierConfig, deadline: float, *, crossed: bool
 ) -> CrossValidated:
-    encoder = encoded.model.encoder
-    return cross_validate(
-        encoded.features.x,
-        encoded.labels,
-        folds,
-        kind,
-        classes=encoded.index.classes or (),
-        num_heads=encoder.num_heads,
-        grid=encoded.grid,
-        recipe=Recipe((1e-3,), (0.01,), seed=seed, eps=probe_eps(encoder.config)),
-        fraction=fraction,
-        seed=seed,
-    )
+    """Held-out predictions of one kind.
+
+    Raises:
+        OutOfTimeError: it would take longer than until the deadline.
+    """
+    started, x, y = time.monotonic(), encoded.features.x, encoded.labels
+    if kind in REGRESSIONS:
+        found = choose_regression(
+            x,
+            y,
+            folds,
+            classes=len(encoded.classes),
+            grid=encoded.grid,
+            linear=kind == "linear",
+            deadline=deadline,
+        )
+        if found is None:
+            raise OutOfTimeError("the time budget was used up before it was solved")
+        return judged(kind, found.logits, y, folds, time.monotonic() - started, found)
+    recipe = Recipe((1e-3,), (0.01,), seed=config.seed, eps=probe_eps(encoded.model.config))
+    videos = len(y) * max(1, len(folds) - 2) // len(folds)
+    if crossed:
+        return cross_validate(
+            x,
+            y,
+            folds,
+            kind,
+            classes=encoded.classes,
+            num_heads=encoded.model.encoder.num_heads,
+            recipe=recipe,
+            seed=config.seed,
+            on_epoch=_watch(started, deadline, recipe.epochs_for(videos) * len(folds)),
+            on_fold=lambda done: _check_left(started, deadline, done / len(folds)),
+        )
+    outcome = _trained(encoded, kind, config, _watch(started, deadline, recipe.epochs_for(encoded.train)))
+    logits = np.full((len(y), len(encoded.classes)), np.nan)
+    logits[encoded.train :] = np.log(np.maximum(outcome.val_probabilities, 1e-9))
+    return judged(kind, logits, y, folds, time.monotonic() - started)
 
 
-def _validated(encoded: Encoded, kind: str, config: ClassifierConfig) -> CrossValidated:
-    started, rows = time.monotonic(), slice(encoded.train, None)
-    outcome = final_probe(encoded, kind, config, encoded.features.x[rows][:, :1], encoded.labels[rows])
-    probabilities = np.full((len(encoded.index), len(encoded.index.classes or ())), np.nan)
-    probabilities[rows] = outcome.probabilities
-    return CrossValidated(
-        kind, probabilities, (outcome.test_top1,), outcome.metrics.log_loss, time.monotonic() - started
-    )
+def _watch(started: float, deadline: float, epochs: int) -> OnEpoch:
+    """Ends an attentive probe whose first epochs tell that it takes too long."""
+    done = [0]
+
+    def look(_: int, __: dict[str, float]) -> None:
+        done[0] += 1
+        _check_left(started, deadline, min(0.99, done[0] / epochs), least=0.5)  # it often ends at half of all epochs
+
+    return look
 
 
-def final_probe(encoded: Encoded, kind: str, config: ClassifierConfig, test_x: np.ndarray, test_y: Labels) -> Outcome:
-    """Train the chosen classifier on the split train, choose its hyperparameters and temperature on val, and test it."""
-    x, y, encoder = encoded.features.x, encoded.labels, encoded.model.encoder
+def _check_left(started: float, deadline: float, share: float, least: float = 1.0) -> None:
+    """End a candidate of which `share` is done if even the share `least` of it takes longer than until the deadline."""
+    now = time.monotonic()
+    needed = (now - started) / share
+    if started + least * needed > deadline and share < 1:
+        raise OutOfTimeError(
+            f"it would take about {needed / 60:.1f} min, {max(0.0, deadline - started) / 60:.1f} min were left"
+        )
+
+
+def _trained(encoded: Encoded, kind: str, config: ClassifierConfig, on_epoch: OnEpoch | None = None) -> Outcome:
+    """A classifier that is trained on the split train and chosen on val."""
+    x, y, train = encoded.features.x, encoded.labels, encoded.train
     return probe_features(
-        x[: encoded.train],
-        y[: encoded.train],
-        x[encoded.train :][:, :1],
-        y[encoded.train :],
-        test_x,
-        test_y,
-        classes=encoded.index.classes or (),
-        num_heads=encoder.num_heads,
-        grid=encoded.grid,
+        x[:train],
+        y[:train],
+        x[train:][:, :1],
+        y[train:],
+        encoded.test.x,
+        encoded.test_labels,
+        classes=encoded.classes,
+        num_heads=encoded.model.encoder.num_heads,
         kinds=(kind,),
-        recipe=Recipe(seed=config.seed, eps=probe_eps(encoder.config)),
+        recipe=Recipe(seed=config.seed, eps=probe_eps(encoded.model.config)),
+        on_epoch=on_epoch,
     )[kind]
+
+
+def final_classifier(encoded: Encoded, candidate: Candidate, config: ClassifierConfig) -> Outcome:
+    """Train a candidate, calibrate it by its held-out predictions, and test it.
+
+    A logistic regression is trained on train and val together; an attentive probe on train, as val tells when to stop.
+    """
+    started, result = time.monotonic(), candidate.result
+    labels, classes = encoded.test_labels, encoded.classes
+    if result.chosen is not None:
+        module = fit_regression(
+            encoded.features.x,
+            encoded.labels,
+            result.chosen,
+            classes=len(classes),
+            grid=encoded.grid,
+            linear=result.kind == "linear",
+        )
+        settings = result.chosen.settings
+    else:
+        outcome = _trained(encoded, result.kind, config)
+        if outcome.module is None:
+            return outcome.with_groups(encoded.test_groups)
+        module, settings = outcome.module, outcome.chosen
+        divide_logits(module, 1 / (outcome.temperature or 1.0))
+    logits, temperature = module_logits(module, encoded.test.x), result.calibration.temperature
+    probabilities = mean_softmax(logits, temperature)
+    divide_logits(module, temperature)
+    return Outcome(
+        metrics=classification_metrics(probabilities, labels, classes),
+        val_top1=result.mean,
+        chosen=settings,
+        seconds=time.monotonic() - started,
+        probabilities=probabilities,
+        labels=labels,
+        module=module,
+        val_probabilities=result.probabilities,
+        temperature=temperature,
+        uncalibrated=classification_metrics(mean_softmax(logits), labels, classes),
+    ).with_groups(encoded.test_groups)
 
 
 def learning_curve(encoded: Encoded, best: Candidate, config: ClassifierConfig) -> dict[float, float]:
     """Cross-validated accuracy by share of the training videos, the last that of all; empty without cross-validation."""
-    folds = make_folds(encoded.labels, config.folds, config.seed, encoded.groups)
-    if not folds:
+    folds, crossed = encoded.folds(config)
+    if not crossed:
         return {}
-    curve = {share: _cross_validated(encoded, folds, best.result.kind, config.seed, share).mean for share in FRACTIONS}
+    x, y, chosen = encoded.features.x, encoded.labels, best.result.chosen
+    if chosen is not None:
+        classes = len(encoded.classes)
+        curve = shares_of_labels(x, y, folds, chosen, FRACTIONS, classes=classes, grid=encoded.grid, seed=config.seed)
+        return curve | {1.0: best.result.mean}
+    recipe = Recipe((1e-3,), (0.01,), seed=config.seed, eps=probe_eps(encoded.model.config))
+    heads = encoded.model.encoder.num_heads
+    curve = {
+        share: cross_validate(
+            x, y, folds, best.result.kind, classes=encoded.classes, num_heads=heads, recipe=recipe, fraction=share
+        ).mean
+        for share in FRACTIONS
+    }
     return curve | {1.0: best.result.mean}

@@ -6,7 +6,7 @@ n videos, V clips of each, N tokens, D channels, C classes, K folds; accuracies 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from openvjepa.grid import TokenGrid
-from openvjepa.metrics import Labels, accuracy, log_loss
+from openvjepa.metrics import Labels, accuracy
 from openvjepa.probing.attentive import Recipe
-from openvjepa.probing.features import Features
-from openvjepa.probing.probes import probe_features
-from openvjepa.probing.search.low_shot import Rows, choose
+from openvjepa.probing.calibration import Calibration, calibrate, mean_softmax, module_logits
+from openvjepa.probing.features import Features, OnEpoch
+from openvjepa.probing.probes import Outcome, probe_features
+from openvjepa.probing.search.low_shot import Rows as Selected
+from openvjepa.probing.search.low_shot import choose
+from openvjepa.probing.search.regression import Regression, Rows
 
 LEAST_FOLDS = 3  # one to train on, one to choose hyperparameters with, one to test on
 _SUSPICIOUS = 0.1  # most probability of the given label of a likely wrong label
@@ -31,12 +33,14 @@ class CrossValidated:
     """One kind of classifier on one model's features, every video predicted by classifiers that have not seen it."""
 
     kind: str
-    probabilities: NDArray[np.float64]
-    """[n, C]."""
+    logits: NDArray[np.float64]
+    """Not calibrated, [n, C]; NaN for videos that no fold holds."""
     folds: tuple[float, ...]
     """Accuracy of each fold."""
-    log_loss: float
+    calibration: Calibration
     seconds: float
+    chosen: Regression | None = None
+    """Grid and penalty, of a logistic regression."""
 
     @property
     def mean(self) -> float:
@@ -49,9 +53,33 @@ class CrossValidated:
         return float(np.std(self.folds, ddof=1))
 
     @property
+    def log_loss(self) -> float:
+        """Of held-out videos, calibrated."""
+        return self.calibration.log_loss
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """Calibrated, [n, C]; NaN for videos that no fold holds."""
+        return mean_softmax(self.logits[:, None], self.calibration.temperature)
+
+    @property
     def rank(self) -> tuple[float, float]:
         """The better classifier has the larger one: accuracy over all videos first, then likelihood."""
         return round(self.mean, 6), -self.log_loss
+
+
+def judged(
+    kind: str,
+    logits: NDArray[np.float64],
+    y: Labels,
+    folds: Sequence[Rows],
+    seconds: float,
+    chosen: Regression | None = None,
+) -> CrossValidated:
+    """Score held-out logits [n, C]."""
+    held = np.concatenate(list(folds))
+    scores = tuple(accuracy(logits[rows], y[rows]) for rows in folds)
+    return CrossValidated(kind, logits, scores, calibrate(logits[held], y[held]), seconds, chosen)
 
 
 def make_folds(labels: Labels, folds: int, seed: int, groups: Sequence[Any] | None = None) -> list[NDArray[np.int64]]:
@@ -85,15 +113,16 @@ def make_folds(labels: Labels, folds: int, seed: int, groups: Sequence[Any] | No
 def cross_validate(
     x: Features,
     y: Labels,
-    folds: Sequence[NDArray[np.int64]],
+    folds: Sequence[Rows],
     kind: str,
     *,
     classes: Sequence[str],
     num_heads: int,
-    grid: TokenGrid | None,
     recipe: Recipe | None = None,
     fraction: float = 1.0,
     seed: int = 0,
+    on_epoch: OnEpoch | None = None,
+    on_fold: Callable[[int], None] | None = None,
 ) -> CrossValidated:
     """Predict every fold with classifiers trained on the others; the next fold chooses the hyperparameters.
 
@@ -101,23 +130,23 @@ def cross_validate(
         x: features [n, V, N, D]; view 0 of a video is its plain clip, the only one that is predicted.
         y: class numbers [n].
         folds: of `make_folds`.
-        kind: of `probe_features`.
+        kind: attentive or knn.
         classes: C names.
         num_heads: attention heads of an attentive probe.
-        grid: of the tokens, for a grid probe.
         recipe: of an attentive probe.
         fraction: share of the training videos of each class that is used; for learning curves.
         seed: of their choice.
+        on_epoch: called after each epoch of an attentive probe; it may end the work by an exception.
+        on_fold: called with the number of finished folds.
     """
-    started, probabilities = time.monotonic(), np.zeros((len(y), len(classes)))
-    scores: list[float] = []
+    started, logits = time.monotonic(), np.full((len(y), len(classes)), np.nan)
     for number, test in enumerate(folds):
         val = folds[(number + 1) % len(folds)]
         train = np.setdiff1d(np.arange(len(y)), np.concatenate([test, val]))
         if fraction < 1:
             train = train[choose(y[train], fraction, seed, number)]
         outcome = probe_features(
-            cast(Features, Rows(x, train)),
+            cast(Features, Selected(x, train)),
             y[train],
             x[val][:, :1],
             y[val],
@@ -125,14 +154,21 @@ def cross_validate(
             y[test],
             classes=classes,
             num_heads=num_heads,
-            grid=grid,
             kinds=(kind,),
             recipe=recipe,
+            on_epoch=on_epoch,
         )[kind]
-        probabilities[test] = outcome.probabilities
-        scores.append(accuracy(outcome.probabilities, y[test]))
-    loss = log_loss(probabilities, y)
-    return CrossValidated(kind, probabilities, tuple(scores), loss, time.monotonic() - started)
+        logits[test] = raw_logits(outcome, x[test][:, :1])
+        if on_fold:
+            on_fold(number + 1)
+    return judged(kind, logits, y, folds, time.monotonic() - started)
+
+
+def raw_logits(outcome: Outcome, x: Features) -> NDArray[np.float64]:
+    """Logits of a probe without its temperature, on features of one clip [n, 1, N, D]; of kNN the logarithm of its votes."""
+    if outcome.module is None:
+        return np.log(np.maximum(outcome.probabilities, 1e-3))
+    return module_logits(outcome.module, x)[:, 0] * (outcome.temperature or 1.0)
 
 
 @dataclass(frozen=True)

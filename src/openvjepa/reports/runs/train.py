@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openvjepa.config import ClassifierConfig, to_mapping
 from openvjepa.data.lists.index import VideoIndex
 from openvjepa.data.loader import EvalClips
+from openvjepa.features.novelty import Novelty
 from openvjepa.features.sampling import ClipPlan
-from openvjepa.metrics import Labels
+from openvjepa.metrics import Difference, Labels, difference
+from openvjepa.probing.calibration import ece_by_chance
 from openvjepa.probing.probes import Outcome
 from openvjepa.probing.search.candidates import Candidate
 from openvjepa.probing.search.crossval import Suspicion
@@ -36,17 +39,23 @@ class TrainResult:
     chosen: Candidate
     outcome: Outcome
     """Of the chosen one, calibrated, on the test videos."""
+    baselines: dict[str, Outcome]
+    """Of the best classifier on pixels and on encoders with random weights, if it is not the chosen one."""
     splits: dict[str, VideoIndex]
     """The videos that could be read."""
     plan: ClipPlan = field(repr=False)
     not_tried: dict[str, str]
-    """Models that there was no time for: name -> reason."""
+    """Models and classifiers that there was no time for: name -> reason."""
     skipped: dict[str, str]
     """Unreadable files: path -> reason."""
     curve: dict[float, float]
     """Share of the training videos -> cross-validated accuracy."""
     suspicions: tuple[Suspicion, ...]
     """Training and validation videos whose label is likely wrong; rows count through train, then val."""
+    novelty: Novelty | None = field(repr=False)
+    """What tells videos that are unlike the training videos."""
+    distances: NDArray[np.float64] | None = field(repr=False)
+    """Of the test videos to the training videos, [n]: above 1 unlike them."""
     seconds: float
 
     @property
@@ -54,6 +63,22 @@ class TrainResult:
         """Accuracy on the test videos of always predicting the most frequent class of the training videos."""
         commonest = int(np.bincount(self.splits["train"].labels).argmax())
         return 100 * self.splits["test"].labels.count(commonest) / len(self.splits["test"])
+
+    @property
+    def differences(self) -> dict[str, Difference]:
+        """Of the chosen classifier over each baseline and over the majority class, on the test videos."""
+        labels, groups = self.outcome.labels, [record.group for record in self.splits["test"].records]
+        known = None if any(group is None for group in groups) else np.array(groups)
+        commonest = int(np.bincount(self.splits["train"].labels).argmax())
+        rights = {name: found.probabilities.argmax(1) == labels for name, found in self.baselines.items()}
+        rights["majority class"] = labels == commonest
+        ours = self.outcome.probabilities.argmax(1) == labels
+        return {name: difference(ours, right, known) for name, right in rights.items()}
+
+    @property
+    def unlike(self) -> int | None:
+        """Test videos that are unlike the training videos."""
+        return None if self.distances is None else int((self.distances > 1).sum())
 
     @property
     def chance(self) -> float:
@@ -72,6 +97,10 @@ class TrainResult:
             "majority": self.majority,
             "probes": {self.chosen.result.kind: self.outcome.to_dict()},
             "metrics": self.outcome.metrics.to_dict(),
+            "baselines": {name: found.to_dict() for name, found in self.baselines.items()},
+            "differences": {name: to_mapping(found) for name, found in self.differences.items()},
+            "calibration": self.calibration(),
+            "unlike_training": self.unlike,
             "candidates": [
                 {
                     "model": c.model,
@@ -79,6 +108,7 @@ class TrainResult:
                     "accuracy": c.result.mean,
                     "folds": c.result.folds,
                     "log_loss": c.result.log_loss,
+                    "ece": c.result.calibration.ece,
                     "seconds": c.result.seconds,
                 }
                 for c in self.candidates
@@ -98,12 +128,32 @@ class TrainResult:
             "seconds": {"total": self.seconds},
         }
 
+    def calibration(self) -> dict[str, float]:
+        """Expected calibration errors in percent: of held-out and test videos, before and after the temperature."""
+        held, before = self.chosen.result.calibration, self.outcome.uncalibrated
+        return {
+            "temperature": held.temperature,
+            "held_out": held.ece,
+            "held_out_before": held.ece_before,
+            "test": self.outcome.metrics.ece,
+            "test_before": self.outcome.metrics.ece if before is None else before.ece,
+            "test_by_chance": ece_by_chance(self.outcome.probabilities),
+        }
+
     def headline(self) -> str:
-        """The result in a sentence."""
-        m = self.outcome.metrics
+        """The result in a sentence or three."""
+        m, videos = self.outcome.metrics, len(self.splits["test"])
+        leads = [f"{lead} points over {name}" for name, lead in self.differences.items()]
+        held = self.chosen.result.calibration.ece
         return (
+<<<<<<< HEAD
             f"{self.chosen.name}: {m.top1:.1f} % of {len(self.splits['test'])} test videos (95 %: {m.top1_interval}; "
             f"majority class {self.majority:.1f} %, chance level {self.chance:.1f} %); expected calibration error {m.ece:.1f} %."
+=======
+            f"{self.chosen.name}: {m.top1:.1f} % of {videos} test videos (95 %: {m.top1_interval}; majority class "
+            f"{self.majority:.1f} %, chance level {self.chance:.1f} %), {', '.join(leads)}. Expected calibration error "
+            f"{held:.1f} % on held-out training videos, {m.ece:.1f} % on test videos."
+>>>>>>> 102e0fa (vjepa train: cross-validated regression in a tenth of the time, pooled calibration, baselines, budget, videos unlike the training ones)
         )
 
 
@@ -117,6 +167,8 @@ def write_training(result: TrainResult, config: ClassifierConfig) -> None:
     values["versions"] = versions()
     sections = [
         report.Section("Candidates", _candidates(result)),
+        report.Section("Against the baselines", _baselines(result)),
+        report.Section("Can its probabilities be trusted?", _trust(result)),
         *_curve(result),
         report.confusion_matrices({result.chosen.name: (result.outcome.confusion, result.classes)}),
         *_wrong(result),
@@ -154,6 +206,34 @@ def _candidates(result: TrainResult) -> str:
     )
     head = ("encoder, classifier", "accuracy %", "std", "log loss", "s")
     return report.paragraph(how) + report.plain_table(head, rows)
+
+
+def _baselines(result: TrainResult) -> str:
+    rows = [
+        (name, f"{found.test_top1:.1f}", str(found.metrics.top1_interval), str(result.differences[name]))
+        for name, found in {result.chosen.name: result.outcome, **result.baselines}.items()
+        if name in result.differences
+    ]
+    rows.append(("majority class", f"{result.majority:.1f}", "", str(result.differences["majority class"])))
+    own = result.outcome.metrics
+    rows.insert(0, (f"{result.chosen.name} (chosen)", f"{own.top1:.1f}", str(own.top1_interval), ""))
+    head = ("", "test accuracy %", "95 %", "the chosen one is better by (points, 95 %)")
+    return report.plain_table(head, rows)
+
+
+def _trust(result: TrainResult) -> str:
+    c = result.calibration()
+    words = (
+        f"Expected calibration error: {c['held_out']:.1f} % on held-out training videos ({c['held_out_before']:.1f} % without "
+        f"the temperature {c['temperature']:.2f}), {c['test']:.1f} % on test videos ({c['test_before']:.1f} % without). So few "
+        f"test videos show {c['test_by_chance']:.1f} % on average even when the probabilities are exactly right."
+    )
+    if result.distances is not None:
+        words += (
+            f" {result.unlike} of {len(result.distances)} test videos are unlike the training videos; 5 % would be so by "
+            "chance. vjepa predict and evaluate mark such videos."
+        )
+    return report.paragraph(words)
 
 
 def _curve(result: TrainResult) -> list[report.Section]:
