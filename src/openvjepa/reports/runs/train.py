@@ -146,14 +146,9 @@ class TrainResult:
         leads = [f"{lead} points over {name}" for name, lead in self.differences.items()]
         held = self.chosen.result.calibration.ece
         return (
-<<<<<<< HEAD
-            f"{self.chosen.name}: {m.top1:.1f} % of {len(self.splits['test'])} test videos (95 %: {m.top1_interval}; "
-            f"majority class {self.majority:.1f} %, chance level {self.chance:.1f} %); expected calibration error {m.ece:.1f} %."
-=======
             f"{self.chosen.name}: {m.top1:.1f} % of {videos} test videos (95 %: {m.top1_interval}; majority class "
             f"{self.majority:.1f} %, chance level {self.chance:.1f} %), {', '.join(leads)}. Expected calibration error "
             f"{held:.1f} % on held-out training videos, {m.ece:.1f} % on test videos."
->>>>>>> 102e0fa (vjepa train: cross-validated regression in a tenth of the time, pooled calibration, baselines, budget, videos unlike the training ones)
         )
 
 
