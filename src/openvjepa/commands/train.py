@@ -46,7 +46,7 @@ log = logging.getLogger("openvjepa")
 def train_classifier(config: ClassifierConfig) -> TrainResult:
     """Compare classifiers on several encoders by cross-validation, and train, calibrate, test and save the best one.
 
-    Writes into the run folder: features and candidates (which a repeated command goes on with), config.yaml, splits.csv,
+    Writes into the run folder: features and candidates (from which a repeated command resumes), config.yaml, splits.csv,
     model.safetensors, model.yaml and novelty.npz (which `load_classifier` and `vjepa predict` read), report.html and, last,
     results.json.
 

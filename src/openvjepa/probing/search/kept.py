@@ -1,4 +1,4 @@
-"""Results of cross-validations on disk, so that a repeated command goes on where it was interrupted."""
+"""Results of cross-validations on disk, from which an interrupted command resumes when it is repeated."""
 
 from __future__ import annotations
 
