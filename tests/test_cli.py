@@ -221,6 +221,15 @@ def test_missing_config_file(tmp_path: Path) -> None:
     assert_one_line_error(vjepa("pretrain", "videos", "--config", tmp_path / "no.yaml"), "no.yaml", code=2)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_config_that_never_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "large.yaml").write_bytes(b" " * 16_000_001)
+    for path in (tmp_path / "pipe.yaml", "/dev/zero", "/dev/urandom", tmp_path / "large.yaml"):
+        assert main(["pretrain", "videos", "--config", str(path)]) == 2
+        assert capsys.readouterr().err.startswith(f"vjepa: error: {path}: cannot be read as YAML: ")
+
+
 def test_impossible_geometry() -> None:
     assert_one_line_error(vjepa("pretrain", "videos", "--img-size", "64", "90"), "64 x 90 px", code=2)
 

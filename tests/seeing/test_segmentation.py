@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +148,7 @@ def test_what_is_no_mask(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"no")
     with pytest.raises(DataError, match="not a picture"):
         read_mask(tmp_path / "x.png")
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="no such file"):
         read_mask(tmp_path / "y.png")
     photo = np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8)
     with pytest.raises(DataError, match="more than 254 objects"):
@@ -178,3 +179,11 @@ def test_layout_of_davis(tmp_path: Path) -> None:
     (tmp_path / "ImageSets" / "2017" / "val.txt").write_text("cow\ndog\n")
     with pytest.raises(DataError, match="dog has no frames"):
         list(davis_sequences(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_mask_that_never_ends(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", Path("/dev/zero"), tmp_path / "none.png"):
+        with pytest.raises(DataError, match=r"cannot be read as a mask \((not a regular file|no such file)"):
+            read_mask(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 from openvjepa.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT")
+_LARGEST = 16_000_000  # bytes of a configuration
 _SHOWN = 6  # wrong settings that an error names
 
 
@@ -42,10 +44,30 @@ def read_yaml(kind: type[ConfigT], path: str | Path) -> ConfigT:
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = yaml.safe_load(_text(Path(path)))
+    except (
+        OSError,
+        ValueError,
+        yaml.YAMLError,
+        RecursionError,
+    ) as error:  # ValueError: not UTF-8, or a null byte in the name
         raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:300]}") from None
     return from_mapping(kind, values or {}, where=str(path))
+
+
+def _text(path: Path) -> str:
+    """Text of a regular file of a sensible size: reading a pipe or a device may never end.
+
+    Raises:
+        OSError: it is something else.
+        ValueError: it is not UTF-8.
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(f"{path} is not a regular file")
+    if state.st_size > _LARGEST:
+        raise OSError(f"{state.st_size / 1e6:.0f} MB are too many for a configuration")
+    return path.read_text(encoding="utf-8")
 
 
 def to_yaml(config: Any) -> str:

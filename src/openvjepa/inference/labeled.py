@@ -17,8 +17,9 @@ from openvjepa.data.lists.index import VideoIndex, read_index
 from openvjepa.data.lists.seen import SPLITS_FILE, Seen, content_key, read_seen, span_of
 from openvjepa.data.lists.splits import read_splits
 from openvjepa.data.splitting.classes import without_classes
-from openvjepa.errors import ConfigError, DataError
+from openvjepa.errors import CheckpointError, ConfigError, DataError
 from openvjepa.inference.ensemble import Member
+from openvjepa.weights.files import read_settings
 
 log = logging.getLogger("openvjepa")
 
@@ -150,9 +151,9 @@ def _seen(run: Path) -> Seen:
 
 def _settings(run: Path) -> dict[str, Any]:
     try:
-        settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        settings = yaml.safe_load(read_settings(run / "config.yaml"))
+    except (CheckpointError, yaml.YAMLError, RecursionError) as error:
+        reason = str(error) if isinstance(error, CheckpointError) else type(error).__name__
         raise DataError(f"no {SPLITS_FILE}, and its config.yaml cannot be read: {reason}") from None
     if not isinstance(settings, dict) or not settings.get("source"):
         raise DataError(f"no {SPLITS_FILE}, and its config.yaml names no labeled videos")
@@ -180,9 +181,9 @@ def _started_in(run: Path, settings: Mapping[str, Any]) -> Path:
 def _stored_counts(run: Path) -> dict[str, int]:
     """Videos in each split, as results.json has them."""
     try:
-        stored = json.loads((run / "results.json").read_text(encoding="utf-8"))["videos"]
+        stored = json.loads(read_settings(run / "results.json"))["videos"]
         return {str(name): int(count) for name, count in stored.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (CheckpointError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"no {SPLITS_FILE}, and its results.json cannot be read ({type(error).__name__})") from None
 
 

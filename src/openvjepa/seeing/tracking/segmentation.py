@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import distance_transform_edt
 
+from openvjepa.data.media.files import why_not_readable
 from openvjepa.errors import DataError
 
 Mask = NDArray[np.uint8]
@@ -153,6 +154,8 @@ def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> Mask:
     Raises:
         DataError: it cannot be read, or has another shape, or more than 254 objects.
     """
+    if why := why_not_readable(path):
+        raise DataError(f"{path}: cannot be read as a mask ({why})")
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image if image.mode in ("P", "L") else image.convert(_plain_mode(image.mode)))
