@@ -122,7 +122,7 @@ def test_data_prepare_goes_on_where_a_signal_ended_it(
     wait_until(lambda: len(list(out.glob("*.mp4"))) >= 3, process)
     group = name in ("SIGINT", "SIGHUP")
     said = ended(process, getattr(signal, name), tmp_path / "stderr-0", group=group)
-    assert said == "vjepa: interrupted: the same command goes on"
+    assert said == "vjepa: interrupted: repeat the command to continue"
     assert list(out.rglob("*.part")) == []
     done = sorted(out.glob("*.mp4"))
     assert 3 <= len(done) < 24
@@ -305,7 +305,7 @@ ON_MODELS = {
     "surprise": ("SIGTERM", []),
     "decode": ("SIGINT", ["--fit", "VIDEOS"]),
 }
-AGAIN = {"finetune": ": go on with the same command and --resume", "embed": ": the same command goes on"}
+AGAIN = {"finetune": ": repeat the command with --resume to continue", "embed": ": repeat the command to continue"}
 
 
 @pytest.mark.parametrize("verb", ON_MODELS)

@@ -27,7 +27,7 @@ def shorten(names: Iterable[object], most: int = 4) -> str:
 
 
 class OpenVJEPAError(Exception):
-    """Base of every error this package raises on purpose; the message says what is wrong and what to do.
+    """Base class of all errors of this package. The message states the problem and what to do.
 
     What names and files bring into the message cannot control the terminal that shows it.
     """
@@ -40,15 +40,15 @@ class OpenVJEPAError(Exception):
 
 
 class ConfigError(OpenVJEPAError):
-    """A setting is unknown, of the wrong type, or impossible together with another."""
+    """A setting is unknown, has the wrong type, or contradicts another setting."""
 
 
 class DataError(OpenVJEPAError):
-    """A list of videos cannot be used: missing, empty, malformed, or with too many unreadable files."""
+    """A list of videos is missing, empty or malformed, or has too many unreadable files."""
 
 
 class VideoError(OpenVJEPAError):
-    """One video file cannot be read.
+    """A video file is unreadable.
 
     Args:
         path: the file.
@@ -65,11 +65,11 @@ class VideoError(OpenVJEPAError):
 
 
 class CheckpointError(OpenVJEPAError):
-    """A checkpoint is missing, damaged, or does not belong to the model at hand."""
+    """A checkpoint is missing, damaged, or does not match the model."""
 
 
 class Interrupted(OpenVJEPAError):
-    """A signal ended the work; what was finished is saved.
+    """The command was stopped by a signal; finished work is saved.
 
     Args:
         text: where the work stands and how to go on.

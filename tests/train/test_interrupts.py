@@ -181,7 +181,7 @@ def test_torchrun_passes_ctrl_c_on_and_the_run_is_saved(
     out, _ = process.communicate(timeout=60)
     (file,) = list_checkpoints(run_dir / "checkpoints")[-1:]
     step = load_newest(run_dir / "checkpoints")["step"]
-    assert f"Interrupted at step {step}: saved" in out
+    assert f"Interrupted at step {step}, saved" in out
     assert file.name == f"step-{step:08d}.pt"
     assert 2 <= step < 12
     goes_on(run_dir, tiny_command, quiet_env, whole, atol=1e-6)

@@ -12,8 +12,8 @@ from typing import Any
 
 from openvjepa.cli import old_orders
 
-_RESUME = "continue with the same command and --resume"
-_REPEAT = "the same command goes on"
+_RESUME = "repeat the command with --resume to continue"
+_REPEAT = "repeat the command to continue"
 
 
 def done(result: Any) -> int:

@@ -22,7 +22,7 @@ log = logging.getLogger("openvjepa")
 
 @command(BenchConfig, "models")
 def benchmark(config: BenchConfig) -> dict[str, Any]:
-    """Measure this machine, and write `config.out`; returns what was measured.
+    """Benchmark this machine, and write the results to `config.out`.
 
     Every measurement has a process of its own, which tells its memory apart; one that dies, mostly for want of memory, is
     left out and named.

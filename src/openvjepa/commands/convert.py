@@ -33,7 +33,7 @@ OUTPUTS = (
 
 @command(ConvertConfig, "source")
 def convert(config: ConvertConfig) -> tuple[Path, ...]:
-    """Read a model and write it in another layout; logs what was done to tensors, rule by rule.
+    """Convert a model to another layout. Logs the applied conversion rules.
 
     Returns:
         The files or the folder written.

@@ -29,7 +29,7 @@ PICTURE, PAGE = "decode.png", "decode.html"
 
 @dataclass(frozen=True)
 class DecodeResult:
-    """What `vjepa decode` found and wrote."""
+    """Result of `vjepa decode`."""
 
     psnr: dict[str, float]
     """true, predicted, mean: dB over all decoded pixels after the context."""
@@ -41,7 +41,7 @@ class DecodeResult:
 
 @command(DecodeConfig, "videos")
 def decode_videos(config: DecodeConfig) -> DecodeResult:
-    """Fit a decoder on some videos, and decode true, predicted and mean tokens of others; one window of each.
+    """Fit a decoder on videos, and decode true, predicted and mean tokens of other videos (one window each).
 
     Raises:
         ConfigError: videos, model or fit are missing, the model has no predictor, or the output already exists.

@@ -33,7 +33,7 @@ logger = logging.getLogger("openvjepa")
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """What `vjepa embed` wrote."""
+    """Result of `vjepa embed`."""
 
     out: Path
     index: Path
@@ -50,7 +50,7 @@ class EmbedResult:
 
 @command(EmbedConfig, "source")
 def embed(config: EmbedConfig) -> EmbedResult:
-    """Encode every video and image of an index, and write their features into one file, with an index beside it.
+    """Encode videos and images, and save the features to a file, with an index.
 
     NAME.safetensors and NAME.npz hold a tensor "features" [files, ...], one row for each file that could be read, in the
     order of the index: [D] with what="pooled" (the mean over all tokens and clips), [T', D] with "frames" (the mean over

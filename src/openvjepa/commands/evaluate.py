@@ -30,7 +30,7 @@ RUN_FILES = ("results.json", "report.html", "predictions.csv")
 
 @command(EvaluateConfig, "source")
 def evaluate(config: EvaluateConfig) -> EvaluateResult | TemporalResult:
-    """Show labeled videos to classifiers, count right answers, and write results.json, report.html and predictions.csv.
+    """Evaluate classifiers on labeled videos, and write results.json, report.html and predictions.csv.
 
     Classes are matched by their names. Runs with one and the same encoder share its pass. A video that cannot be read is
     counted and reported, and does not stop the others. With `window`, long videos are followed and their segments are

@@ -31,7 +31,7 @@ TOLERANCE = 1e-5
 
 @command(ExportConfig, "model")
 def export(config: ExportConfig) -> Path:
-    """Write a model for others to run: the encoder, or the classifier where the model has a probe.
+    """Export an encoder, or a classifier if the model has a probe, to transformers or ONNX.
 
     Returns:
         The folder.

@@ -30,7 +30,7 @@ log = logging.getLogger("openvjepa")
 
 @command(FinetuneConfig, "source", FINETUNE_PRESETS)
 def finetune(config: FinetuneConfig) -> FinetuneResult:
-    """Fit a classifier, and as much of its encoder as `tune` says, to labeled videos; report accuracy on the test split.
+    """Fine-tune a classifier, and the part of its encoder selected by `tune`, on labeled videos; report the test accuracy.
 
     Writes into the run folder: config.yaml, metrics.jsonl, tensorboard, checkpoints (the last state, and the best weights),
     features (where they are cached), and at the end the best model (model.safetensors, model.yaml), which `load_model`,

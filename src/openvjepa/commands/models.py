@@ -13,7 +13,7 @@ from openvjepa.weights.registry import ModelInfo, find, list_models, suggest
 
 @dataclass(frozen=True)
 class ModelHere:
-    """A published model on this computer."""
+    """A published model, its local path and memory requirement."""
 
     info: ModelInfo
     memory_gb: float
@@ -57,7 +57,7 @@ class ModelHere:
 
 @command(ModelsConfig, "name")
 def models(config: ModelsConfig) -> tuple[ModelHere, ...]:
-    """The published checkpoints, or one of them, and whether this computer can run them.
+    """The published checkpoints (or one of them), and whether they fit in the memory of this computer.
 
     Raises:
         ConfigError: there is no model of this name.

@@ -41,7 +41,7 @@ FEW_DUPLICATES = 0.02
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Result of `vjepa probe`; results.json holds the same."""
+    """Result of `vjepa probe`, also saved as results.json."""
 
     out: Path
     classes: tuple[str, ...]
@@ -77,7 +77,7 @@ class ProbeResult:
 
 @command(ProbeConfig, "source")
 def probe(config: ProbeConfig) -> ProbeResult:
-    """Encode labeled videos once, train classifiers on the frozen features, choose on val, report on test.
+    """Train classifiers on frozen features of labeled videos; select on the validation set, report on the test set.
 
     Writes into the run folder: features (the cache), config.yaml, metrics.jsonl, tensorboard, results.json,
     confusion.png, report.html, splits.csv, and the model with the probe that is best on validation, which `vjepa predict` reads.

@@ -33,7 +33,7 @@ _log = logging.getLogger("openvjepa")
 
 @dataclass(frozen=True)
 class ShowResult:
-    """What `vjepa show` wrote."""
+    """Result of `vjepa show`."""
 
     files: tuple[Path, ...]
     skipped: dict[str, str]
@@ -42,7 +42,7 @@ class ShowResult:
 
 @command(ShowConfig, "videos")
 def show(config: ShowConfig) -> ShowResult:
-    """Write pictures of the features of videos: PCA maps, similarity, attention, a map of clips.
+    """Visualize features of videos: PCA colors, similarity, attention, a map of clips.
 
     Raises:
         ConfigError: no videos or models are given, settings do not fit together, or the output is there already.

@@ -27,7 +27,7 @@ _NAMES = ("ratio", "surprise", "repeat", "mean")
 
 @dataclass(frozen=True)
 class SurpriseResult:
-    """What `vjepa surprise` found and wrote."""
+    """Result of `vjepa surprise`."""
 
     videos: tuple[VideoSurprise, ...]
     skipped: dict[str, str]
@@ -54,7 +54,7 @@ class SurpriseResult:
 
 @command(SurpriseConfig, "videos")
 def surprise(config: SurpriseConfig) -> SurpriseResult:
-    """Measure how far videos continue from what a model expects, beside two baselines.
+    """Measure the prediction error (surprise) of a model on videos, with two baselines.
 
     Raises:
         ConfigError: no videos or model are given, the model has no predictor, or the output already exists.

@@ -32,7 +32,7 @@ _log = logging.getLogger("openvjepa")
 
 @dataclass(frozen=True)
 class TrackResult:
-    """What `vjepa track` wrote and scored."""
+    """Result of `vjepa track`."""
 
     files: tuple[Path, ...]
     """Files, and folders of masks."""
@@ -54,7 +54,7 @@ class TrackResult:
 
 @command(TrackConfig, "video")
 def track(config: TrackConfig) -> TrackResult:
-    """Follow the objects of a first mask, or points, through a video; with `davis`, through all videos of a data set.
+    """Track the objects of a mask, or points, through a video, or through all videos of a DAVIS dataset.
 
     Of a video are written: masks/NNNNN.png (or points.csv), track.mp4 and track.png; with true masks, scores.json and
     scores.csv. Of a data set: masks/VIDEO/NNNNN.png and the scores.

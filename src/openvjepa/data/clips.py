@@ -124,7 +124,7 @@ def read_clip(
     start: float | None = None,
     part: tuple[float, float] | None = None,
 ) -> Tensor:
-    """One clip of a video, a frame folder or a still image.
+    """Read one clip of a video, a folder of frames or an image.
 
     Args:
         path: what to read.

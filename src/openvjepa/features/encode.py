@@ -53,7 +53,7 @@ def encode(
     runtime: Runtime | None = None,
     layer: int = -1,
 ) -> Tensor:
-    """Tokens of clips: `LoadedModel.encode`, also for an encoder alone and in another precision.
+    """Encode clips to tokens. Like `LoadedModel.encode`, for an encoder and with a given precision.
 
     Args:
         model: what `load_model` or `create_model` returns; computes on the device where it is. An encoder alone is taken to

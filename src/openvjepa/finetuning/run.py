@@ -67,7 +67,7 @@ FREE = (
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """Result of a fine-tuning run, from the epoch that was best on validation. Accuracies in percent."""
+    """Result of a fine-tuning run, for the epoch with the best validation accuracy. Accuracies in percent."""
 
     out: Path
     classes: tuple[str, ...]

@@ -30,7 +30,7 @@ from openvjepa.weights.probes import Probe
 
 @dataclass(frozen=True)
 class VideoClassifier:
-    """Encoder and probe in eval mode, the names of the classes, and the clips of a video that are averaged."""
+    """Video classifier: encoder and probe in eval mode, class names, and the clip sampling of a video."""
 
     encoder: Encoder
     probe: Probe
@@ -148,7 +148,7 @@ def save_classifier(folder: Path, classifier: VideoClassifier) -> None:
 
 
 def load_classifier(source: str | Path, records: tuple[VideoRecord, ...] = ()) -> VideoClassifier:
-    """The classifier of a run of `vjepa probe` or `vjepa finetune`, or of any model that comes with one.
+    """Load the classifier of a run of `vjepa train`, `probe` or `finetune`, or of a Hugging Face model.
 
     Args:
         source: a run folder, or what `load_model` reads.

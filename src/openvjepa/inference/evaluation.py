@@ -46,7 +46,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """What `vjepa evaluate` found; results.json holds the same figures."""
+    """Result of `vjepa evaluate`, also saved as results.json."""
 
     out: Path
     classes: tuple[str, ...]

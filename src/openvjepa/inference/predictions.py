@@ -28,7 +28,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What classifiers say about one video."""
+    """Predictions of the classifiers for one video."""
 
     path: str
     answers: tuple[Answer, ...]

@@ -45,7 +45,7 @@ class ProbeAttention:
 
 
 def probe_attention(probe: Probe, tokens: Tensor, classes: Sequence[int] = ()) -> ProbeAttention:
-    """Attention weights of an attentive probe's query, for each head, and the relevance of tokens to classes.
+    """Attention weights of the query of an attentive probe per head, and the relevance of tokens for classes.
 
     Relevance is attention times its gradient of the class's logit, where positive, averaged over the heads (Chefer, Gur and
     Wolf 2021, equation 5) and scaled to sum to 1. The attention alone is the same for all classes: the probe has one query.
@@ -138,7 +138,7 @@ class AttentionRow:
 def attention_rows(
     clip: ClipTokens, model: LoadedModel, kind: Literal["classes", "heads"] = "classes", classes: Sequence[str] = ()
 ) -> list[AttentionRow]:
-    """Attention of a model's probe over a clip: the mean over the heads, then a row for each class or head.
+    """Attention of a model's probe over a clip: the mean over heads, then one row per class or head.
 
     Args:
         clip: seen by this model.

@@ -37,7 +37,7 @@ _log = logging.getLogger("openvjepa")
 
 @dataclass(frozen=True, eq=False)
 class MappedClip:
-    """One clip: where it is from, its mean token, and a small picture of its middle."""
+    """A clip: its source, mean token and thumbnail."""
 
     path: str
     start: float
@@ -92,7 +92,7 @@ def map_clips(
     seed: int = 0,
     skipped: dict[str, str] | None = None,
 ) -> ClipMap:
-    """Neighbors and places of clips.
+    """Nearest neighbors and 2-D positions of clips.
 
     Args:
         clips: of `embed_clips`; queries are looked up and placed, and change nothing for the others.
@@ -201,7 +201,7 @@ def embed_clips(
     thumbnail: int = 96,
     query: bool = False,
 ) -> tuple[list[MappedClip], dict[str, str]]:
-    """The mean token of every chosen clip of files, with a thumbnail; files that cannot be read are skipped and named.
+    """Mean token and thumbnail of every sampled clip. Unreadable files are skipped and reported.
 
     Args:
         model: on the device where it computes.

@@ -105,7 +105,7 @@ class FitFacts:
 
 @dataclass(frozen=True, eq=False)
 class PcaFit:
-    """Components of a set of clips, and the range of values that the colors cover."""
+    """Principal components of a set of clips, and the value range of the colors."""
 
     mean: Floats
     """[D]"""
@@ -167,7 +167,7 @@ def fit_pca(
     foreground: bool = False,
     facts: FitFacts | None = None,
 ) -> PcaFit:
-    """Fit components jointly on the tokens of all clips.
+    """Fit principal components jointly on the tokens of all clips.
 
     With `foreground`, as DINOv2 draws it: a first component of all tokens is cut in two at Otsu's threshold; the side
     that covers less of the frames' border is the foreground; the components that are shown are fitted on its tokens alone.
@@ -270,7 +270,7 @@ def check_fit(fit: PcaFit, model: LoadedModel, layer: int) -> None:
 
 
 def save_fit(path: str | Path, fit: PcaFit) -> Path:
-    """Write a fit as safetensors, atomically.
+    """Save a PCA fit as safetensors (atomic).
 
     Raises:
         CheckpointError: it cannot be written.
@@ -286,7 +286,7 @@ def save_fit(path: str | Path, fit: PcaFit) -> Path:
 
 
 def load_fit(path: str | Path) -> PcaFit:
-    """Read a fit that `save_fit` wrote.
+    """Load a PCA fit saved by `save_fit`.
 
     Raises:
         CheckpointError: missing, damaged, or something else.

@@ -105,7 +105,7 @@ class PackedTokens:
 
 
 def pack_tokens(clips: Sequence[ArrayLike], *, dimensions: int = DIMENSIONS, seed: int = 0) -> PackedTokens:
-    """Pack tokens for a page: joint principal components in int8, one scale for each token.
+    """Compress tokens for a page: joint principal components in int8, one scale per token.
 
     Args:
         clips: tokens [t, h, w, D] of each; they may differ in t, h and w.

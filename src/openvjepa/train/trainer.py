@@ -47,7 +47,7 @@ class Task(nn.Module):
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a run ended: finished steps, seconds of this call, the last line of the record, the signal that ended it (or 0)."""
+    """Result of a training run: finished steps, seconds of this call, last metrics, and the signal that stopped it (or 0)."""
 
     step: int
     seconds: float

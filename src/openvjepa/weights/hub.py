@@ -61,7 +61,7 @@ def load_model(
     probe: str | Path | None = None,
     probe_heads: int | None = None,
 ) -> LoadedModel:
-    """Load a pretrained encoder, with its predictor and probe where there are any.
+    """Load a pretrained encoder, with its predictor and probe if available.
 
     Args:
         source: a name that `vjepa models` lists; a checkpoint file of V-JEPA 1, 2, 2.1 or nano-JEPA; a Hugging Face folder
@@ -152,7 +152,7 @@ def save_model(
     plan: Mapping[str, Any] | None = None,
     clip: ClipProtocol | None = None,
 ) -> Path:
-    """Write a model as model.safetensors and model.yaml; atomic, each file complete or absent.
+    """Save a model as model.safetensors and model.yaml (atomic).
 
     Args:
         folder: where to.

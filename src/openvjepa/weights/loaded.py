@@ -19,7 +19,7 @@ from openvjepa.weights.probes import Probe
 
 @dataclass(frozen=True, repr=False)
 class LoadedModel:
-    """A model in eval mode, in float32; on the CPU when it was loaded."""
+    """A loaded model: encoder, and predictor and probe if available. In eval mode, float32, initially on the CPU."""
 
     encoder: Encoder
     """Clip float [B, 3, T, H, W] (normalized) -> tokens [B, N, D]."""

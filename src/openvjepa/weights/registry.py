@@ -145,7 +145,7 @@ _MODELS = (
 
 
 def list_models() -> tuple[ModelInfo, ...]:
-    """Every published checkpoint, by family and size."""
+    """List the published checkpoints, sorted by family and size."""
     return _MODELS
 
 

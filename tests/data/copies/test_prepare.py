@@ -288,7 +288,7 @@ def test_interrupt_ends_without_words_and_leaves_no_processes(tmp_path: Path) ->
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does
     _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors.strip()) == (130, "vjepa: interrupted: the same command goes on")
+    assert (process.returncode, errors.strip()) == (130, "vjepa: interrupted: repeat the command to continue")
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
 

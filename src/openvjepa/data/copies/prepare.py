@@ -38,7 +38,7 @@ _MOST_REASONS = 10  # in the summary; all are in errors.csv
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What `prepare` did."""
+    """Result of `prepare`."""
 
     index: Path
     """The list of the copies, for `read_index`."""
@@ -90,7 +90,7 @@ class _Copy:
 
 @command(PrepareConfig, "source")
 def prepare(config: PrepareConfig) -> PrepareReport:
-    """Copy every video and picture of a source and write an index of the copies.
+    """Write small copies of all videos and images of a source, with an index.
 
     A copy appears under its name when it is whole. Finished copies are noted in prepare.jsonl and left alone by later
     runs unless their original or the settings have changed since. index.csv has the source's columns; it lists nothing

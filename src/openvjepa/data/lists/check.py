@@ -19,7 +19,7 @@ from openvjepa.progress import Meter
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a full decode of every video and image of an index found; a file that several rows name is decoded once."""
+    """Result of `check`: decoded files, unreadable files and statistics."""
 
     index: VideoIndex
     good: tuple[VideoInfo, ...]

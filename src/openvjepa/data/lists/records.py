@@ -16,7 +16,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class VideoRecord:
-    """One video or image: its file, and what the list says about it."""
+    """A video or image: its path and its entries in the list."""
 
     path: str
     label: int | None = None
@@ -87,7 +87,7 @@ def _seconds(time: float) -> str:
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """A list of videos and images; `classes` names the labels, or is None when there are none."""
+    """A list of videos and images. `classes` are the class names, or None without labels."""
 
     records: tuple[VideoRecord, ...]
     classes: tuple[str, ...] | None

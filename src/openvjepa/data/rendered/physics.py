@@ -224,7 +224,7 @@ class _Job:
 
 
 def make_physics(config: PhysicsConfig, *, workers: int | None = None) -> Path:
-    """Render and encode the data set; every kind comes equally often in each split.
+    """Render and write the dataset; all kinds are equally frequent in each split.
 
     A pair depends on (seed, split, its number) alone. Returns the path of index.csv, which is written last: a folder
     without it is unfinished.

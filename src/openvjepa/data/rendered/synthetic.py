@@ -142,7 +142,7 @@ class _Job:
 
 
 def make_shapes(config: ShapesConfig, *, workers: int | None = None) -> Path:
-    """Render and encode the data set; every motion comes with every appearance equally often.
+    """Render and write the dataset; motions and appearances are balanced and independent.
 
     The file of video i depends on (seed, i) alone. Returns the path of index.csv, which is written last: a folder without
     it is unfinished.

@@ -29,7 +29,7 @@ BINS = 10
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What `vjepa data split` wrote."""
+    """Result of `vjepa data split`."""
 
     out: Path
     parts: tuple[str, ...]
@@ -45,7 +45,7 @@ class SplitReport:
 
 @command(DivideConfig, "source")
 def split_list(config: DivideConfig) -> SplitReport:
-    """Divide videos and write them as a list.
+    """Split videos and write them as a list.
 
     The same videos and seed give the same split in whatever order they are listed.
 

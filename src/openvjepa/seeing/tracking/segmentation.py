@@ -28,7 +28,7 @@ _RESHAPED = 0.02  # relative difference of aspect ratios at which a mask belongs
 
 
 def region_similarity(mask: ArrayLike, truth: ArrayLike) -> float:
-    """J: intersection over union of two bool masks; 1 where both are empty."""
+    """J: intersection over union of two boolean masks; 1 if both are empty."""
     ours, theirs = np.asarray(mask, bool), np.asarray(truth, bool)
     union = np.count_nonzero(ours | theirs)
     return np.count_nonzero(ours & theirs) / union if union else 1.0

@@ -36,7 +36,7 @@ _READ = 32  # frames decoded at a time
 def propagate(
     features: Iterable[ArrayLike | Tensor], labels: ArrayLike | Tensor, settings: PropagationConfig | None = None
 ) -> Iterator[Tensor]:
-    """Carry the labels of the first frame through the others.
+    """Propagate the labels of the first frame to all other frames.
 
     Args:
         features: of each frame, [h, w, D]; read one after the other, so that a long video needs no more memory than a short.
@@ -93,7 +93,7 @@ def frame_features(
     layer: int = -1,
     runtime: Runtime | None = None,
 ) -> Iterator[Tensor]:
-    """Tokens of every frame of a video, [h, w, D] each: whole frames, in their own aspect ratio.
+    """Tokens [h, w, D] of every frame of a video, for whole frames in their own aspect ratio.
 
     A tubelet covers several frames, but a mask belongs to one: each frame is repeated to fill a tubelet.
 
@@ -129,7 +129,7 @@ def frame_features(
 def track_masks(
     features: Iterable[Tensor], mask: ArrayLike, settings: PropagationConfig | None = None
 ) -> Iterator[NDArray[np.uint8]]:
-    """Follow the objects of a first frame's mask.
+    """Track the objects of a mask of the first frame.
 
     Args:
         features: of each frame, [h, w, D].
@@ -182,7 +182,7 @@ def mask_shares(mask: NDArray[np.integer], objects: NDArray[np.integer], grid: t
 
 @dataclass(frozen=True, eq=False)
 class PointTracks:
-    """Where points of the first frame are in every frame."""
+    """Tracked positions of points in every frame."""
 
     places: NDArray[np.float64]
     """(x, y), px, [T, K, 2]."""
@@ -194,7 +194,7 @@ class PointTracks:
 def track_points(
     features: Iterable[Tensor], points: ArrayLike, size: tuple[int, int], settings: PropagationConfig | None = None
 ) -> PointTracks:
-    """Follow points of the first frame.
+    """Track points of the first frame.
 
     Args:
         features: of each frame, [h, w, D].
