@@ -94,6 +94,7 @@ def write_videos(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_commands_run_in_the_order_of_the_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +149,7 @@ def test_settings_by_name_exist(page: str, name: str, settings: dict[str, Any]) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As printed, but for fewer steps; the block of the published models needs a network and is left out."""
     monkeypatch.chdir(tmp_path)
