@@ -4,6 +4,7 @@ from .commands.compare import compare
 from .commands.convert import convert
 from .commands.decode import DecodeResult, decode_videos
 from .commands.demo import DemoResult, demo
+from .commands.distill import distill
 from .commands.embed import EmbedResult, embed
 from .commands.evaluate import evaluate
 from .commands.export import export
@@ -26,6 +27,7 @@ from .config import (
     DataConfig,
     DecodeConfig,
     DemoConfig,
+    DistillConfig,
     DivideConfig,
     EmbedConfig,
     EvaluateConfig,
@@ -64,6 +66,7 @@ from .inference.evaluation import EvaluateResult
 from .inference.predictions import Prediction
 from .inference.temporal.evaluation import TemporalResult
 from .model.encoder import create_model
+from .reports.distill import DistillResult
 from .reports.runs.compare import RunSummary
 from .reports.runs.train import TrainResult
 from .seeing.attention import ProbeAttention, attention_rows, probe_attention
@@ -98,6 +101,8 @@ __all__ = [
     "DecodeResult",
     "DemoConfig",
     "DemoResult",
+    "DistillConfig",
+    "DistillResult",
     "DivideConfig",
     "EmbedConfig",
     "EmbedResult",
@@ -158,6 +163,7 @@ __all__ = [
     "create_model",
     "decode_videos",
     "demo",
+    "distill",
     "embed",
     "embed_clips",
     "encode",

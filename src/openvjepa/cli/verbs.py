@@ -135,6 +135,7 @@ VERBS = (
         (
             "vjepa pretrain videos/ --out runs/mine --arch vit_tiny --img-size 112 --steps 5000",
             "vjepa pretrain videos/ --preset vitl16 --out runs/large",
+            "vjepa pretrain videos/ --init vjepa2-vitl --tune lora --out runs/adapted",
             "vjepa pretrain --config runs/mine/config.yaml --resume",
         ),
         "config.pretraining.pretrain:PretrainConfig",
@@ -143,6 +144,19 @@ VERBS = (
         presets="config.presets:PRESETS",
         status=_interrupted,
         again=_RESUME,
+    ),
+    Verb(
+        "distill",
+        "Train a small encoder to predict the features of a large one, on videos without labels.",
+        (
+            "vjepa distill videos/ --teacher vjepa2-vitl --student nano --out runs/student",
+            "vjepa distill videos/ --teacher runs/large --student vit_tiny --steps 3000",
+        ),
+        "config.pretraining.distill:DistillConfig",
+        "commands.distill:distill",
+        positional=("sources",),
+        needed=("sources", "teacher"),
+        render="cli.render.distill:distill",
     ),
     Verb(
         "train",

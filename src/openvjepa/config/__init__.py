@@ -19,6 +19,7 @@ from openvjepa.config.parts import (
     part,
 )
 from openvjepa.config.presets import FINETUNE_PRESETS, PRESETS
+from openvjepa.config.pretraining.distill import DistillConfig
 from openvjepa.config.pretraining.model import ENCODER_SIZES, EncoderDims, ModelConfig
 from openvjepa.config.pretraining.objective import ObjectiveConfig, ViewsConfig
 from openvjepa.config.pretraining.pretrain import (
@@ -75,6 +76,7 @@ __all__ = [
     "DataConfig",
     "DecodeConfig",
     "DemoConfig",
+    "DistillConfig",
     "DivideConfig",
     "EmbedConfig",
     "EncoderDims",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from openvjepa.config import Tune
 from openvjepa.errors import ConfigError
@@ -77,6 +77,20 @@ def _inject_lora(encoder: Encoder, rank: int) -> None:
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=_LORA_TARGETS), encoder)
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_(".lora_" in name)
+
+
+def merged_parameters(encoder: nn.Module) -> dict[str, Tensor]:
+    """Parameters of an encoder under the names of a plain one; where it has adapters, the weights with those added."""
+    found: dict[str, Tensor] = {
+        name.replace(".base_layer.", "."): parameter
+        for name, parameter in encoder.named_parameters()
+        if ".lora_" not in name
+    }
+    for name, module in encoder.named_modules():
+        if hasattr(module, "lora_A"):
+            layer: Any = module
+            found[f"{name}.weight"] = found[f"{name}.weight"] + layer.get_delta_weight("default")
+    return found
 
 
 def merge_lora(encoder: Encoder) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from openvjepa.config import ModelConfig, ObjectiveConfig
+from openvjepa.config import ModelConfig, ObjectiveConfig, Tune
 from openvjepa.errors import ConfigError
+from openvjepa.model.adapters import merged_parameters, set_trainable
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.objectives.masked import masked_terms, normalize_targets
 from openvjepa.model.objectives.next_latent import NextLatent
@@ -47,6 +48,14 @@ class JEPA(nn.Module):
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.next_latent = NextLatent(config, objective) if objective.uses_next_latent else None
         self.view_agreement = ViewAgreement(config, objective) if objective.views_coeff else None
+
+    def adapt(self, tune: Tune, *, last_blocks: int, lora_rank: int) -> None:
+        """Train only a part of the encoder, see `set_trainable`; the target encoder stays a plain one, adapters merged.
+
+        Raises:
+            ConfigError: the encoder has fewer blocks, or peft is not installed.
+        """
+        set_trainable(self.encoder, tune, last_blocks=last_blocks, lora_rank=lora_rank)
 
     def forward(
         self,
@@ -146,6 +155,9 @@ class JEPA(nn.Module):
         """
         target: list[Tensor] = list(self.target_encoder.parameters())
         online: list[Tensor] = list(self.encoder.parameters())
+        if len(online) != len(target):  # adapters
+            merged = merged_parameters(self.encoder)
+            online = [merged[name] for name, _ in self.target_encoder.named_parameters()]
         torch._foreach_lerp_(target, online, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage] (it has no public name)
 
     def param_groups(self) -> list[dict[str, Any]]:
@@ -164,5 +176,6 @@ class JEPA(nn.Module):
                     for key, parameter in module.named_parameters()
                     if parameter.requires_grad and (parameter.ndim > 1 and "bias" not in key) == decay
                 ]
-                groups.append({"params": params, "decay": decay, "module": name})
+                if params:
+                    groups.append({"params": params, "decay": decay, "module": name})
         return groups

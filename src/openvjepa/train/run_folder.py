@@ -33,6 +33,7 @@ RUN_FILES = (
     "novelty.npz",
     "report.html",
     "confusion.png",
+    "clips.npy",
 )
 DEMO_PARTS = ("shapes", "pretrain", "untrained", "features", "probe-*", "report.html", "results.json")
 _CARD, _CARD_START = "README.md", b"---"  # a model card begins with YAML; a README of someone's own does not

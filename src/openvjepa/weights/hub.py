@@ -199,8 +199,8 @@ def _load_unfinished(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
     """The encoder of an unfinished run, from its latest readable checkpoint."""
     state = load_newest(path / "checkpoints")
     file = checkpoint_path(path / "checkpoints", state["step"])
-    if isinstance(state.get("config"), dict) and "finetune" in state["config"]:
-        raise CheckpointError(f"{path}: the fine-tuning run is not finished: continue it with --resume")
+    if isinstance(state.get("config"), dict) and {"finetune", "distill"} & state["config"].keys():
+        raise CheckpointError(f"{path}: the run of finetune or distill is not finished: continue it with --resume")
     model = _load_checkpoint(state, arch, str(file))
     note = f"the run is not finished: using the checkpoint of step {state['step']} ({file.name})"
     logging.getLogger("openvjepa").warning("%s: %s", path, note)

@@ -17,6 +17,7 @@ from openvjepa.config.ranges import (
     AtLeastOne,
     Config,
     Count,
+    Few,
     FrameRate,
     Pixels,
     Range,
@@ -183,6 +184,13 @@ class PretrainConfig(Config):
     init: Text | None = None
     """Model to initialize from: a pretraining run (including its optimizer state, as in the cooldown of V-JEPA 2), or any model
     that load_model reads. Its model settings are used, except img_size and num_frames. None: random weights."""
+    tune: Literal["all", "last", "lora"] = "all"
+    """What is trained of the encoder of `init`; the predictor is trained in any case. all: everything; last: the last blocks and
+    the norm after them; lora: low-rank adapters in all blocks (needs peft), which are merged into the saved weights."""
+    last_blocks: Few = 2
+    """Blocks that are trained with `tune last`."""
+    lora_rank: Few = 8
+    """Rank of the adapters of `tune lora`."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -193,6 +201,8 @@ class PretrainConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.tune != "all" and self.init is None:
+            raise ConfigError(f"tune {self.tune} keeps most of a pretrained encoder as it is: give it with --init")
         if self.data.images and self.model.positions == "sincos" and self.init is None:
             raise ConfigError(
                 "training on images and videos needs rotary positions: set positions to rope, or use a vjepa2.1 preset"

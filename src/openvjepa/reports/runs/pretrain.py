@@ -87,7 +87,7 @@ def compare_encoders(
     labeled = [index for index in sources if index.classes is not None and len(index.classes) > 1]
     if not labeled:
         return None
-    index = _labeled(labeled[0])
+    index = labeled_videos(labeled[0])
     plan = plan_for(model, index.records)
     count = min(MOST_VIDEOS, len(index), int(seconds / max(1e-3, 2 * _seconds_per_video(model, index, plan, runtime))))
     if count < max(LEAST_VIDEOS, 6 * len(index.classes or ())):
@@ -95,13 +95,16 @@ def compare_encoders(
             "not compared with the encoder before pretraining: the time budget allows only %d labeled videos", count
         )
         return None
-    splits = _splits(index, count, seed)
+    splits = thinned_splits(index, count, seed)
     if splits is None:
         return None
     found = {}
     for name, encoder in (("before", before), ("after", model.encoder)):
         encoder.to(runtime.device)
-        x = {part: _features(encoder, split, plan, runtime, f"{part} videos {name}") for part, split in splits.items()}
+        x = {
+            part: mean_features(encoder, split, plan, runtime, f"{part} videos {name}")
+            for part, split in splits.items()
+        }
         outcomes = probe_features(
             *x["train"], *x["val"], *x["test"], classes=index.classes or (), num_heads=1, kinds=PROBES
         )
@@ -110,11 +113,12 @@ def compare_encoders(
     return Comparison(found["before"], found["after"], counts["train"], counts["test"], len(index.classes or ()))
 
 
-def _labeled(index: VideoIndex) -> VideoIndex:
+def labeled_videos(index: VideoIndex) -> VideoIndex:
+    """Those that have a label."""
     return replace(index, records=tuple(record for record in index.records if record.label is not None))
 
 
-def _splits(index: VideoIndex, count: int, seed: int) -> dict[str, VideoIndex] | None:
+def thinned_splits(index: VideoIndex, count: int, seed: int) -> dict[str, VideoIndex] | None:
     """Train, val and test videos, `count` in all, spread over the list; None where a class would be missing."""
     marked = {part: index.select(part) for part in ("train", "val", "test")}
     if not all(map(len, marked.values())):
@@ -132,11 +136,11 @@ def _splits(index: VideoIndex, count: int, seed: int) -> dict[str, VideoIndex] |
 def _seconds_per_video(model: LoadedModel, index: VideoIndex, plan: ClipPlan, runtime: Runtime) -> float:
     some = replace(index, records=index.records[:4])
     started = time.monotonic()
-    _features(model.encoder.to(runtime.device), some, plan, runtime, "")
+    mean_features(model.encoder.to(runtime.device), some, plan, runtime, "")
     return (time.monotonic() - started) / len(some)
 
 
-def _features(
+def mean_features(
     encoder: Encoder, index: VideoIndex, plan: ClipPlan, runtime: Runtime, name: str
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Mean token of each video that can be read, [n, 1, 1, D], and labels [n]."""
