@@ -29,7 +29,7 @@ def test_files(physics: Path, predictive: Path, tmp_path: Path, capsys: pytest.C
     assert {path.name for path in out.iterdir()} == {"decode.png", "decode.html"}
     page = (out / "decode.html").read_text()
     assert "the mean tokens of each place" in page
-    with pytest.raises(ConfigError, match="holds results of vjepa decode"):
+    with pytest.raises(ConfigError, match=r"already holds decode\.(png|html)"):
         decode_videos(shown, model=str(predictive), fit=str(fit), out=str(out))
     with pytest.raises(ConfigError, match="--fit with other videos"):
         decode_videos(shown, model=str(predictive), out=str(tmp_path / "other"))

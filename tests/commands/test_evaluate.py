@@ -202,7 +202,7 @@ def test_an_evaluation_writes_what_it_found(run: ProbeResult, shapes: Path, tmp_
     page = (found.out / "report.html").read_text()
     for words in ("Calibration", "Confusion matrices", "most often confused with", "passes a video", "wrong answers"):
         assert words in page
-    with pytest.raises(ConfigError, match="already holds an evaluation: add --overwrite"):
+    with pytest.raises(ConfigError, match=r"already holds predictions\.csv: .*--overwrite"):
         judge(tmp_path, run.out, shapes, overwrite=False)
 
 

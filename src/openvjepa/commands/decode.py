@@ -16,13 +16,14 @@ from openvjepa.config import DecodeConfig, command
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.media.video import open_video
 from openvjepa.errors import ConfigError, DataError, VideoError
-from openvjepa.reports import charts, pages
+from openvjepa.reports import pages
 from openvjepa.reports.seeing.decode import decoded_panels
 from openvjepa.reports.seeing.pictures import strip, write_png
 from openvjepa.seeing.decode import Decoded, RidgeDecoder, decode, fit_ridge
 from openvjepa.seeing.surprise.error import PredictiveModel, check_contexts, load_predictive, mean_tokens
 from openvjepa.seeing.surprise.windows import plan_windows, read_windows
 from openvjepa.train.distributed import Runtime, make_runtime
+from openvjepa.train.run_folder import open_output
 
 PICTURE, PAGE = "decode.png", "decode.html"
 
@@ -48,13 +49,13 @@ def decode_videos(config: DecodeConfig) -> DecodeResult:
         DataError: a list cannot be read, or none of the videos.
         CheckpointError: the model cannot be read, or a file cannot be written.
     """
-    out = Path(config.out)
     if not config.videos or not config.model or not config.fit:
         raise ConfigError("give videos to decode, --model, and --fit with other videos to fit the decoder on")
-    if any((out / name).exists() for name in (PICTURE, PAGE)) and not config.overwrite:
-        raise ConfigError(
-            f"{out}: already holds results of vjepa decode: choose another --out, or add --overwrite to replace them"
-        )
+    with open_output(config.out, (PICTURE, PAGE), overwrite=config.overwrite) as out:
+        return _decode_videos(config, out)
+
+
+def _decode_videos(config: DecodeConfig, out: Path) -> DecodeResult:
     index, source = gather(config.videos, None), gather(config.fit, None)
     model = load_predictive(config.model, seed=config.seed)
     size, frames = model.config.tubelet_size, model.config.num_frames
@@ -157,8 +158,7 @@ def _write(
     panels = decoded_panels(found, windows, names, places)
     picture = strip(panels, [f"{name}: {value}" for name, value in facts.items()])
     files = [write_png(out / PICTURE, picture, facts)]
-    body = f'<div class="scroll">{charts.png(picture, "decoded tokens")}</div>'
-    sections = [pages.Section("Videos", body)]
+    sections = [pages.Section("Videos", pages.wide_picture(picture, "decoded tokens"))]
     if skipped:
         sections.append(pages.Section("Not read", pages.plain_table(("file", "reason"), list(skipped.items()))))
     lead = f"PSNR after the context: {facts['PSNR']}. Predicted tokens {facts['predicted tokens']}."

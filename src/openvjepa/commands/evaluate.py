@@ -20,6 +20,7 @@ from openvjepa.inference.temporal.segments import write_segments
 from openvjepa.reports.runs.evaluate import write_evaluation
 from openvjepa.reports.runs.temporal import write_temporal
 from openvjepa.train.distributed import make_runtime
+from openvjepa.train.run_folder import open_output
 from openvjepa.version import versions
 from openvjepa.weights.files import whole_file, write_file
 
@@ -45,9 +46,11 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult | TemporalResult:
         raise ConfigError("no videos given: pass a folder, list or CSV file of labeled videos")
     if not config.model:
         raise ConfigError("no model given: pass --model with run folders of vjepa train, probe or finetune")
-    out = Path(config.out)
-    if not config.overwrite and any((out / name).exists() for name in RUN_FILES):
-        raise ConfigError(f"{out}: already holds an evaluation: add --overwrite to replace it, or choose another --out")
+    with open_output(config.out, RUN_FILES, overwrite=config.overwrite) as out:
+        return _evaluate(config, out)
+
+
+def _evaluate(config: EvaluateConfig, out: Path) -> EvaluateResult | TemporalResult:
     chosen = videos_for(
         config.model, config.source, label=config.label, split=config.split, group=config.group, classes=config
     )

@@ -23,6 +23,7 @@ from openvjepa.seeing.pca import PcaFit, check_fit, fit_clips, load_fit, save_fi
 from openvjepa.seeing.similarity import pack_tokens
 from openvjepa.seeing.tokens import ClipChoice, Sight, load_any, see
 from openvjepa.train.distributed import Runtime, make_runtime
+from openvjepa.train.run_folder import open_output
 from openvjepa.weights.hub import LoadedModel
 
 LISTS = (".csv", ".txt", "")
@@ -50,6 +51,11 @@ def show(config: ShowConfig) -> ShowResult:
         CheckpointError: a model or fit cannot be read, or a file cannot be written.
     """
     check(config)
+    with open_output(config.out, [f"{kind}*" for kind in config.what], overwrite=config.overwrite):
+        return _show(config)
+
+
+def _show(config: ShowConfig) -> ShowResult:
     index = gather(config.videos, config.label)
     models = [load_any(source, seed=config.seed) for source in config.model]
     if "attention" in config.what:
@@ -78,12 +84,6 @@ def check(config: ShowConfig) -> None:
         raise ConfigError("classes needs --what attention and --rows classes")
     if config.query and "map" not in config.what:
         raise ConfigError("query needs --what map")
-    out = Path(config.out)
-    if out.is_file():
-        raise ConfigError(f"{out}: is a file: pass a folder")
-    old = sorted(path.name for kind in config.what for path in out.glob(f"{kind}*"))
-    if old and not config.overwrite:
-        raise ConfigError(f"{out}: already holds {old[0]}: choose another --out, or add --overwrite to replace it")
 
 
 def gather(sources: Sequence[str], label: str | None) -> VideoIndex:

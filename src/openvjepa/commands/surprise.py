@@ -20,6 +20,7 @@ from openvjepa.seeing.surprise.error import PredictiveModel, check_contexts, def
 from openvjepa.seeing.surprise.following import FollowSettings, VideoSurprise, follow_all, reference_mean, write_csv
 from openvjepa.seeing.surprise.windows import read_frames
 from openvjepa.train.distributed import make_runtime
+from openvjepa.train.run_folder import open_output
 
 CSV, PAGE = "surprise.csv", "surprise.html"
 _NAMES = ("ratio", "surprise", "repeat", "mean")
@@ -61,7 +62,13 @@ def surprise(config: SurpriseConfig) -> SurpriseResult:
         DataError: a list or benchmark cannot be read, or none of the videos.
         CheckpointError: the model cannot be read, or a file cannot be written.
     """
-    out = _check(config)
+    if not config.videos or not config.model:
+        raise ConfigError("give videos (files, folders, lists or CSV files), and --model")
+    with open_output(config.out, (CSV, PAGE), overwrite=config.overwrite) as out:
+        return _surprise(config, out)
+
+
+def _surprise(config: SurpriseConfig, out: Path) -> SurpriseResult:
     trials: Sequence[Trial] = ()
     if config.benchmark is not None:
         trials = read_benchmark(config.videos[0], config.benchmark, split=config.split)
@@ -84,16 +91,6 @@ def surprise(config: SurpriseConfig) -> SurpriseResult:
     result = SurpriseResult(videos, skipped, separations, ())
     files = _write(config, out, model, settings, result, found)
     return replace(result, files=tuple(files))
-
-
-def _check(config: SurpriseConfig) -> Path:
-    if not config.videos or not config.model:
-        raise ConfigError("give videos (files, folders, lists or CSV files), and --model")
-    out = Path(config.out)
-    old = [name for name in (CSV, PAGE) if (out / name).exists()]
-    if old and not config.overwrite:
-        raise ConfigError(f"{out}: already holds {old[0]}: choose another --out, or add --overwrite to replace it")
-    return out
 
 
 def clip_spec(model: PredictiveModel, rate: RateConfig) -> ClipSpec:

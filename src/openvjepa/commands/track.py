@@ -24,9 +24,11 @@ from openvjepa.seeing.tokens import load_any
 from openvjepa.seeing.tracking.segmentation import Agreement, compare, davis_sequences, read_mask
 from openvjepa.seeing.tracking.track import PointTracks, frame_features, track_masks, track_points
 from openvjepa.train.distributed import Runtime, make_runtime
+from openvjepa.train.run_folder import open_output
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import LoadedModel
 
+WRITTEN = ("masks", "points.csv", "track.mp4", "track.png", "scores.json")
 _log = logging.getLogger("openvjepa")
 
 
@@ -66,7 +68,11 @@ def track(config: TrackConfig) -> TrackResult:
         CheckpointError: the model cannot be read, or a file cannot be written.
     """
     points = _check(config)
-    out = Path(config.out)
+    with open_output(config.out, WRITTEN, overwrite=config.overwrite) as out:
+        return _track(config, points, out)
+
+
+def _track(config: TrackConfig, points: np.ndarray | None, out: Path) -> TrackResult:
     model = load_any(config.model, seed=config.seed)
     with make_runtime(config) as runtime:
         model.encoder.to(runtime.device)
@@ -96,12 +102,6 @@ def _check(config: TrackConfig) -> np.ndarray | None:
         raise ConfigError("--davis uses the masks of the dataset: leave out --mask, --points and --truth")
     if config.points and config.truth:
         raise ConfigError("--truth works with --mask, not with --points: leave out one of them")
-    out = Path(config.out)
-    if out.is_file():
-        raise ConfigError(f"{out}: is a file: pass a folder")
-    old = [name for name in ("masks", "points.csv", "track.mp4", "track.png", "scores.json") if (out / name).exists()]
-    if old and not config.overwrite:
-        raise ConfigError(f"{out}: already holds {old[0]}: choose another --out, or add --overwrite to replace it")
     try:
         places = [[float(number) for number in point.split(",")] for point in config.points]
     except ValueError:

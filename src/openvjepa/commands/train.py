@@ -29,7 +29,7 @@ from openvjepa.probing.search.candidates import (
 from openvjepa.probing.search.crossval import Suspicion, suspicious_labels
 from openvjepa.reports.runs.train import TrainResult, write_training
 from openvjepa.train.distributed import Runtime, make_runtime
-from openvjepa.train.run_folder import locked
+from openvjepa.train.run_folder import open_run
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import load_model
 from openvjepa.weights.local import downloaded, free_memory_gb, memory_gb
@@ -61,7 +61,7 @@ def train_classifier(config: ClassifierConfig) -> TrainResult:
     if set(config.kinds) == {"knn"}:
         raise ConfigError("kinds knn: kNN is compared but cannot be saved: add another kind")
     splits = read_splits(config)
-    with locked(out), make_runtime(config) as runtime:
+    with open_run(out, overwrite=config.overwrite, resumable=False), make_runtime(config) as runtime:
         found = _search(config, splits, runtime, started + SEARCH * 60 * config.minutes)
         result = _result(config, found, started)
         _write(config, result, found.best)

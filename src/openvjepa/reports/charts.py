@@ -15,11 +15,13 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from numpy.typing import ArrayLike, NDArray
 
 from openvjepa.grid import TokenGrid
+from openvjepa.reports.templates import part
 
 _INK = "#0a0b0c"  # stands for currentColor until the SVG is written
 ACCENTS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444")
@@ -43,7 +45,7 @@ _STYLE: dict[Any, Any] = {
 
 def line_chart(
     title: str, x: ArrayLike, lines: Mapping[str, ArrayLike], *, x_label: str = "step", smooth: bool = False
-) -> str:
+) -> Markup:
     """Lines over x, as SVG.
 
     Args:
@@ -72,7 +74,7 @@ def line_chart(
         return _svg(figure, f"{title}: {_in_words(lines)}")
 
 
-def confusion_chart(title: str, matrix: ArrayLike, classes: Sequence[str]) -> str:
+def confusion_chart(title: str, matrix: ArrayLike, classes: Sequence[str]) -> Markup:
     """A confusion matrix in percent of each true class, as SVG.
 
     Args:
@@ -105,13 +107,13 @@ def confusion_chart(title: str, matrix: ArrayLike, classes: Sequence[str]) -> st
         return _svg(figure, f"{title}: confusion matrix of {number} classes, {correct:.1f} % on the diagonal")
 
 
-def png(pixels: NDArray[np.uint8], alt: str) -> str:
+def png(pixels: NDArray[np.uint8], alt: str) -> Markup:
     """uint8 [H, W, 3] as an <img> that carries its own data; small pictures are drawn with sharp pixels."""
     buffer = io.BytesIO()
     imsave(buffer, np.ascontiguousarray(pixels), format="png")
     data = base64.b64encode(buffer.getvalue()).decode()
     height, width = pixels.shape[:2]
-    return f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{html.escape(alt)}">'
+    return part("image", data, width, height, alt)
 
 
 def strip(frames: NDArray[np.uint8], *, gap: int = 2) -> NDArray[np.uint8]:
@@ -172,7 +174,7 @@ def _shortened(name: str, most: int = 20) -> str:
     return name.replace("$", r"\$")
 
 
-def _svg(figure: Figure, alt: str) -> str:
+def _svg(figure: Figure, alt: str) -> Markup:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
@@ -180,4 +182,4 @@ def _svg(figure: Figure, alt: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="[a-zA-Z0-9]+_[0-9.]+"', "", text)  # nothing refers to these, and they repeat over the page
     text = text.replace(_INK, "currentColor")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" class="chart" ', 1)
+    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" class="chart" ', 1))

@@ -6,7 +6,6 @@ Shapes: T frames, H x W px; N = t * h * w tokens of D channels; C classes.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from openvjepa.grid import TokenGrid
 from openvjepa.reports import charts as figures
-from openvjepa.reports.templates import TEMPLATES, environment
+from openvjepa.reports.templates import TEMPLATES, environment, part
 from openvjepa.weights.files import write_file
 
 # key of metrics.jsonl: (title, draw it smoothed). The order is the order in the report.
@@ -38,7 +37,7 @@ class Section:
     """A heading and what stands under it (HTML, escaped already)."""
 
     title: str
-    body: str
+    body: Markup
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], *, l
     style = (TEMPLATES.parent / "report.css").read_text("utf-8") + (TEMPLATES / "report" / "report.css").read_text(
         "utf-8"
     )
-    shown = [{"title": section.title, "body": Markup(section.body)} for section in sections]
+    shown = [{"title": section.title, "body": section.body} for section in sections]
     page = (
         environment("report")
         .get_template("page.html")
@@ -78,19 +77,24 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], *, l
     return write_file(Path(path), page.encode())
 
 
-def paragraph(text: str) -> str:
+def paragraph(text: str) -> Markup:
     """Plain text as an escaped paragraph."""
-    return f"<p>{html.escape(text)}</p>"
+    return part("paragraph", text)
 
 
-def plain_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def plain_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
     """An HTML table of plain texts; the first column names the rows."""
-    columns = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
-    lines = (
-        f'<tr><th scope="row">{html.escape(name)}</th>{"".join(f"<td>{html.escape(cell)}</td>" for cell in cells)}</tr>'
-        for name, *cells in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{columns}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    return part("table", head, rows)
+
+
+def chart_row(drawn: Sequence[Markup], *, wide: bool = False) -> Markup:
+    """Charts side by side, as many as fit."""
+    return part("charts", drawn, wide=wide)
+
+
+def wide_picture(pixels: NDArray[np.uint8], alt: str) -> Markup:
+    """A picture uint8 [H, W, 3] that may be wider than the page."""
+    return part("scroll", figures.png(pixels, alt))
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]], *, title: str = "Training") -> Section:
@@ -100,7 +104,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], *, title: str = "Training
         rows: of metrics.jsonl (`openvjepa.train.logs.read_metrics`); each holds `step` and any of the keys of CURVES.
         title: heading.
     """
-    charts = []
+    charts: list[Markup] = []
     for key, (name, smooth) in CURVES.items():
         points = [(row["step"], row[key]) for row in rows if "step" in row and _is_number(row.get(key))]
         if len(points) > 1:
@@ -110,7 +114,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], *, title: str = "Training
         "The loss alone says little: it also falls when the encoder collapses and gives every clip the same features. "
         "Healthy features keep their standard deviation and rank."
     )
-    body = f'{note}<div class="charts">{"".join(charts)}</div>' if charts else paragraph("No metrics were recorded.")
+    body = note + chart_row(charts) if charts else paragraph("No metrics were recorded.")
     return Section(title, body)
 
 
@@ -131,41 +135,19 @@ def accuracy_table(
         note: paragraph above the tables.
     """
     tables = [_accuracy_of_label(label, features, chance[label]) for label, features in results.items()]
-    return Section(title, paragraph(note) + "".join(tables))
+    return Section(title, Markup("").join([paragraph(note), *tables]))
 
 
-def _accuracy_of_label(label: str, features: Mapping[str, Mapping[str, float]], chance: float) -> str:
+def _accuracy_of_label(label: str, features: Mapping[str, Mapping[str, float]], chance: float) -> Markup:
     probes = list(dict.fromkeys(probe for row in features.values() for probe in row))
-    head = "".join(f'<th scope="col">{html.escape(probe)}</th>' for probe in probes)
-    rows = []
-    for name, row in features.items():
-        cells = "".join(_accuracy_cell(row.get(probe), chance) for probe in probes)
-        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
-    first, *others = features
-    for other in others:
-        cells = "".join(_difference_cell(features[first].get(p), features[other].get(p)) for p in probes)
-        rows.append(
-            f'<tr class="diff"><th scope="row">{html.escape(first)} &minus; {html.escape(other)}</th>{cells}</tr>'
-        )
-    caption = f"<caption><b>{html.escape(label)}</b> (chance {chance:.1f} %)</caption>"
-    return (
-        f'<div class="scroll"><table class="accuracy">{caption}<thead><tr><th scope="col">features</th>{head}</tr>'
-        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    rows = [(name, [row.get(probe) for probe in probes]) for name, row in features.items()]
+    (first, ours), *others = rows
+    differences = [(first, other, list(map(_difference, ours, theirs))) for other, theirs in others]
+    return part("accuracies", label, chance, probes, rows, differences)
 
 
-def _accuracy_cell(value: float | None, chance: float) -> str:
-    if value is None:
-        return "<td>&ndash;</td>"
-    return f'<td class="bar" style="--v:{value:.1f}%;--c:{chance:.1f}%">{value:.1f}</td>'
-
-
-def _difference_cell(ours: float | None, theirs: float | None) -> str:
-    if ours is None or theirs is None:
-        return "<td>&ndash;</td>"
-    difference = round(ours - theirs, 1) + 0.0  # no minus before a zero
-    kind = "better" if difference > 0 else "worse" if difference < 0 else ""
-    return f'<td class="{kind}">{f"{difference:+.1f}".replace("-", "&minus;")}</td>'
+def _difference(ours: float | None, theirs: float | None) -> float | None:
+    return None if ours is None or theirs is None else round(ours - theirs, 1) + 0.0  # no minus before a zero
 
 
 def confusion_matrices(
@@ -174,7 +156,7 @@ def confusion_matrices(
     """One picture per entry: name -> (counts [C, C] with rows true and columns predicted, C class names)."""
     charts = [figures.confusion_chart(name, matrix, classes) for name, (matrix, classes) in matrices.items()]
     note = paragraph("Rows are the true classes, columns the predicted ones; numbers are percent of a row.")
-    return Section(title, f'{note}<div class="charts wide">{"".join(charts)}</div>')
+    return Section(title, note + chart_row(charts, wide=True))
 
 
 def feature_pca(
@@ -190,28 +172,22 @@ def feature_pca(
         grid: tokens of the clip; one frame is shown for each of its `t` steps.
         title: heading.
     """
-    blocks = []
+    blocks: list[Markup] = []
     for name, frames, features in clips:
         shown = figures.enlarge(frames[np.linspace(0, len(frames) - 1, grid.t).round().astype(int)], 96)
         side = max(shown.shape[1:3])
-        rows = [_strip_row("frames", figures.png(figures.strip(shown), f"{name}: {grid.t} frames"))]
+        rows = [("frames", figures.png(figures.strip(shown), f"{name}: {grid.t} frames"))]
         for encoder, tokens in features.items():
             colors = figures.enlarge(figures.pca_colors(tokens, grid), side)
             picture = _fit(colors, shown.shape[1], shown.shape[2])
             alt = f"{name}: features of the {encoder} encoder, similar features in similar colors"
-            rows.append(_strip_row(encoder, figures.png(figures.strip(picture), alt)))
-        blocks.append(
-            f'<figure><figcaption>{html.escape(name)}</figcaption><div class="scroll">{"".join(rows)}</div></figure>'
-        )
+            rows.append((encoder, figures.png(figures.strip(picture), alt)))
+        blocks.append(part("strips", name, rows))
     note = paragraph(
         "Each token is colored by the three main directions (PCA) of the features of its clip: tokens of like color "
         "have like features. The colors of two rows are not comparable."
     )
-    return Section(title, note + "".join(blocks))
-
-
-def _strip_row(name: str, picture: str) -> str:
-    return f'<div class="strip"><span>{html.escape(name)}</span>{picture}</div>'
+    return Section(title, Markup("").join([note, *blocks]))
 
 
 def _fit(frames: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -229,46 +205,27 @@ def predictions(items: Sequence[Prediction], *, title: str = "Predictions", fram
         title: heading.
         frames: how many are shown of each, evenly spaced.
     """
-    cards = []
+    cards: list[dict[str, Any]] = []
     for item in items:
         chosen = np.linspace(0, len(item.frames) - 1, min(frames, len(item.frames))).round().astype(int)
         picture = figures.png(figures.strip(figures.enlarge(item.frames[chosen], 72)), f"frames of {item.name}")
-        bars = "".join(_probability_bar(name, share, item.truth) for name, share in item.probabilities)
-        verdict = ""
-        if item.truth is not None:
-            right = bool(item.probabilities) and item.probabilities[0][0] == item.truth
-            mark = '<b class="better">right</b>' if right else '<b class="worse">wrong</b>'
-            verdict = f" &middot; true: {html.escape(item.truth)} &middot; {mark}"
-        cards.append(
-            f'<figure class="card"><figcaption>{html.escape(item.name)}{verdict}</figcaption>'
-            f'<div class="scroll strip">{picture}</div><div class="bars">{bars}</div></figure>'
-        )
-    return Section(title, f'<div class="cards">{"".join(cards)}</div>')
-
-
-def _probability_bar(name: str, share: float, truth: str | None) -> str:
-    kind = ' class="true"' if name == truth else ""
-    return (
-        f'<div{kind}><span>{html.escape(name)}</span><span class="bar" style="--v:{100 * share:.1f}%">'
-        f"{100 * share:.1f} %</span></div>"
-    )
+        right = bool(item.probabilities) and item.probabilities[0][0] == item.truth
+        card = {"name": item.name, "truth": item.truth, "right": right}
+        cards.append({**card, "picture": picture, "probabilities": item.probabilities})
+    return Section(title, part("cards", cards))
 
 
 def run_facts(facts: Mapping[str, Any], *, title: str = "The run") -> Section:
     """What ran, where and how long, as a table; a value that is itself a mapping opens as indented text."""
-    rows = []
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            text = "\n".join(_lines(value))
-            cell = f"<details><summary>show</summary><pre>{html.escape(text)}</pre></details>"
-        else:
-            cell = html.escape(_short(value))
-        rows.append(f'<tr><th scope="row">{html.escape(str(name))}</th><td>{cell}</td></tr>')
-    return Section(title, f'<div class="scroll"><table class="facts"><tbody>{"".join(rows)}</tbody></table></div>')
+    rows = [
+        (name, "", "\n".join(_lines(value))) if isinstance(value, Mapping) else (name, _short(value), None)
+        for name, value in facts.items()
+    ]
+    return Section(title, part("facts", rows))
 
 
 def _lines(values: Mapping[str, Any], indent: str = "") -> list[str]:
-    lines = []
+    lines: list[str] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
             lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +120,25 @@ def open_run(
         folder = RunFolder(Path(path), resume, overwrite, resumable)
         folder.check()
         yield folder
+
+
+@contextmanager
+def open_output(path: str | Path, files: Sequence[str], *, overwrite: bool) -> Generator[Path]:
+    """Make a folder of results and hold it, locked against other processes, while the context is open.
+
+    Args:
+        path: the folder.
+        files: what is written into it (patterns).
+        overwrite: whether these may be there already.
+
+    Raises:
+        ConfigError: another process writes into it, one of the files is there and shall stay, or it cannot be made.
+    """
+    with locked(Path(path)):
+        old = sorted(found.name for pattern in files for found in Path(path).glob(pattern))
+        if old and not overwrite:
+            raise ConfigError(f"{path}: already holds {old[0]}: choose another --out, or add --overwrite to replace it")
+        yield Path(path)
 
 
 @contextmanager

@@ -198,7 +198,7 @@ def write_comparison(path: Path, runs: Sequence[RunSummary]) -> Path:
         curves = [run for run in group if len(run.curve) > 1]
         if curves:
             drawn = [charts.line_chart(f"Loss of {run.path}", *_columns(run.curve), smooth=True) for run in curves]
-            sections.append(report.Section("Losses", f'<div class="charts">{"".join(drawn)}</div>'))
+            sections.append(report.Section("Losses", report.chart_row(drawn)))
     note = (
         "Test top-1 accuracy in percent; of pretraining runs the last value of each metric. Runs that differ only in their "
         "seed are averaged."

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from markupsafe import Markup
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.inference.evaluation import EvaluateResult, Evaluation
 from openvjepa.metrics import Metrics
@@ -58,7 +59,7 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
 
 
-def _metrics(evaluations: Sequence[Evaluation]) -> str:
+def _metrics(evaluations: Sequence[Evaluation]) -> Markup:
     head = (
         "",
         "top-1 %",
@@ -90,15 +91,15 @@ def _metrics(evaluations: Sequence[Evaluation]) -> str:
     return report.plain_table(head, rows) + report.paragraph(note)
 
 
-def _differences(result: EvaluateResult) -> str:
+def _differences(result: EvaluateResult) -> Markup:
     """Which classifier is better on the same videos, where there are several."""
     rows = [
         (f"{ours} − {theirs}", str(lead), f"{lead.p_value:.2g}") for (ours, theirs), lead in result.differences.items()
     ]
-    return report.plain_table(("accuracy", "points (95 %)", "p"), rows) if rows else ""
+    return report.plain_table(("accuracy", "points (95 %)", "p"), rows) if rows else Markup("")
 
 
-def _classes(metrics: Metrics) -> str:
+def _classes(metrics: Metrics) -> Markup:
     head = ("class", "videos", "recall %", "precision %", "F1 %", "most often confused with")
     rows = sorted(metrics.per_class, key=lambda row: (row.recall is None, row.recall or 0.0))
     return report.plain_table(
@@ -110,8 +111,8 @@ def _classes(metrics: Metrics) -> str:
     )
 
 
-def _calibration(evaluations: Sequence[Evaluation]) -> str:
-    charts = []
+def _calibration(evaluations: Sequence[Evaluation]) -> Markup:
+    charts: list[Markup] = []
     for evaluation in evaluations:
         filled = [b for b in evaluation.metrics.bins if b.confidence is not None]
         confidence = [100 * (b.confidence or 0.0) for b in filled]
@@ -125,7 +126,7 @@ def _calibration(evaluations: Sequence[Evaluation]) -> str:
         if b.videos
     )
     counts = report.plain_table(("probability", "videos", "mean probability %", "right %"), rows)
-    return f'{report.paragraph(_CALIBRATION)}<div class="charts">{"".join(charts)}</div>{counts}'
+    return report.paragraph(_CALIBRATION) + report.chart_row(charts) + counts
 
 
 def _percent(value: float | None) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 from torch.utils.tensorboard import SummaryWriter
 
+from markupsafe import Markup
 from openvjepa.config import TrainConfig
 from openvjepa.data.lists.index import VideoIndex
 from openvjepa.features.sampling import ClipPlan
@@ -164,10 +165,10 @@ def _accuracy(kind: str, outcome: Mapping[str, Any], results: Mapping[str, Any])
 
 
 def _training(rows: Sequence[Mapping[str, float]]) -> report.Section:
-    charts = []
+    charts: list[Markup] = []
     for key, (title, smooth) in _CURVES.items():
         points = [(row["step"], row[key]) for row in rows if key in row]
         if len(points) > 1:
             steps, values = zip(*points, strict=True)
             charts.append(figures.line_chart(title, steps, {key: values}, smooth=smooth))
-    return report.Section("Training", f'<div class="charts">{"".join(charts)}</div>')
+    return report.Section("Training", report.chart_row(charts))

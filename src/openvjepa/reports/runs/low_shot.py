@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
 from openvjepa.probing.search.low_shot import Share
 from openvjepa.reports import charts
 from openvjepa.reports import pages as report
@@ -19,7 +20,7 @@ def section(shares: Sequence[Share]) -> report.Section:
     """The accuracies as a table and a chart for each kind of probe."""
     kinds, draws = list(shares[-1].top1), max(len(next(iter(share.top1.values()))) for share in shares)
     x = [100 * share.fraction for share in shares]
-    drawn = []
+    drawn: list[Markup] = []
     for kind in kinds:
         lines = {"mean": [share.mean(kind) for share in shares]}
         if draws > 1:
@@ -32,4 +33,4 @@ def section(shares: Sequence[Share]) -> report.Section:
         "choices. The validation videos, which choose the settings, are the same throughout."
     )
     table = report.plain_table(("labels", "videos", *kinds), rows)
-    return report.Section("Label efficiency", f'{note}{table}<div class="charts">{"".join(drawn)}</div>')
+    return report.Section("Label efficiency", note + table + report.chart_row(drawn))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from openvjepa.probing.probes import Outcome
 from openvjepa.probing.run import Probed
 from openvjepa.reports import folds
@@ -69,7 +70,7 @@ def section(probed: Probed, chance: float, majority: float, warnings: Sequence[s
     ]
     rows.append(("majority class", "", f"{majority:.1f}", "", "", str(probed.differences["majority class"]), ""))
     rows.append(("chance level", "", f"{chance:.1f}", "", "", "", ""))
-    notes = "".join(report.paragraph(f"Warning: {text}.") for text in warnings)
+    notes = Markup("").join(report.paragraph(f"Warning: {text}.") for text in warnings)
     return report.Section("Accuracy", report.paragraph(_NOTE) + notes + report.plain_table(head, rows))
 
 

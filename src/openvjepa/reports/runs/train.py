@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from markupsafe import Markup
 from openvjepa.config import ClassifierConfig, to_mapping
 from openvjepa.data.lists.index import VideoIndex
 from openvjepa.data.loader import EvalClips
@@ -180,7 +181,7 @@ def _facts(result: TrainResult) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value}
 
 
-def _candidates(result: TrainResult) -> str:
+def _candidates(result: TrainResult) -> Markup:
     order = sorted(result.candidates, key=lambda c: c.result.rank, reverse=True)
     several = any(len(c.result.folds) > 1 for c in order)
     rows = [
@@ -244,7 +245,7 @@ def _curve(result: TrainResult) -> list[report.Section]:
     chart = charts.line_chart(
         "Cross-validated accuracy, %", [100 * s for s in shares], {"accuracy": values}, x_label="training videos, %"
     )
-    body = f'{report.paragraph(words)}<div class="charts">{chart}</div>'
+    body = report.paragraph(words) + report.chart_row([chart])
     return [report.Section("How many labels are enough?", body)]
 
 

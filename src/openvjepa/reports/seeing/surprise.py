@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from openvjepa.data.media.video import open_video
@@ -107,7 +108,7 @@ def write_page(
     sections = [*extra, _table(order, pooling)]
     if order and pictures:
         high = heat_limit(order[:pictures])
-        sections.append(pages.Section("Over time", "".join(_figure(v, model, high) for v in order[:pictures])))
+        sections.append(pages.Section("Over time", Markup("").join(_figure(v, model, high) for v in order[:pictures])))
     if skipped:
         rows = [(name, reason) for name, reason in skipped.items()]
         sections.append(pages.Section("Not read", pages.plain_table(("file", "reason"), rows)))
@@ -129,7 +130,7 @@ def _table(videos: Sequence[VideoSurprise], pooling: Pooling) -> pages.Section:
     return pages.Section("Videos", note + pages.plain_table(head, rows))
 
 
-def _figure(video: VideoSurprise, model: PredictiveModel, high: float) -> str:
+def _figure(video: VideoSurprise, model: PredictiveModel, high: float) -> Markup:
     """Curves and heat map of a video."""
     name = Path(video.path).name
     lines = {
@@ -143,14 +144,14 @@ def _figure(video: VideoSurprise, model: PredictiveModel, high: float) -> str:
     try:
         frames = read_frames(open_video(video.path), video.plan, model.config.image_hw, antialias=model.clip.antialias)
     except VideoError:
-        return f'<div class="charts">{curves}{ratio}</div>'
+        return pages.chart_row((curves, ratio))
     panel = heat_panel(video, frames, high)
     chosen = np.unique(np.linspace(0, len(frames) - 1, _STRIP_FRAMES).round().astype(int))
     rows = tuple(Row(row.name, enlarged(row.pictures[chosen], 80)) for row in panel.rows)
     times = f"{len(chosen)} of {len(frames)} sampled frames, {video.plan.times[0]:.2f} to {video.plan.times[-1]:.2f} s"
     picture = strip([Panel(f"{name}: {times}", rows)], [], frame_px=80)
     alt = f"{name}: frames, and the surprise of each token"
-    return f'<div class="charts">{curves}{ratio}</div><div class="scroll">{charts.png(picture, alt)}</div>'
+    return pages.chart_row((curves, ratio)) + pages.wide_picture(picture, alt)
 
 
 def accuracies(separations: Mapping[str, Separation]) -> pages.Section:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent
 
@@ -18,6 +19,12 @@ def environment(folder: str) -> Environment:
     return Environment(
         loader=FileSystemLoader(TEMPLATES / folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+
+
+def part(name: str, *values: Any, **settings: Any) -> Markup:
+    """A part of a report, by the name and the arguments of its macro in report/parts.html; texts are escaped."""
+    macro = getattr(environment("report").get_template("parts.html").module, name)
+    return Markup(macro(*values, **settings))
 
 
 def rate_text(spec: Mapping[str, Any]) -> str:
