@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +91,22 @@ def test_only_the_command_line_prints() -> None:
         and re.search(r"^\s*(?:\w+\s*=\s*)?(?:print|\w*[cC]onsole\.print)\(", path.read_text("utf-8"), re.MULTILINE)
     ]
     assert not printing
+
+
+def test_no_module_imports_itself_over_others() -> None:
+    graph = grimp.build_graph("openvjepa", exclude_type_checking_imports=False, cache_dir=None)
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which names the modules
+
+
+def test_configurations_and_command_line_import_no_torch_themselves() -> None:
+    importing = [
+        str(path.relative_to(SOURCE))
+        for path in FILES
+        if path.relative_to(SOURCE).parts[0] in ("config", "cli")
+        and re.search(r"^\s*(?:import|from) torch\b", path.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert not importing
 
 
 @pytest.mark.parametrize("package", ["config", "cli"])

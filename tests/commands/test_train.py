@@ -67,6 +67,13 @@ def test_a_video_unlike_the_training_videos_is_marked(
     assert "unlike the training videos" in capsys.readouterr().out
 
 
+def test_a_folder_with_a_model_is_left_alone(saved: Path, shapes: Path) -> None:
+    before = (saved / "model.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="holds a model that is not from a run"):
+        train_classifier(str(shapes), label="motion", model=[str(saved)], out=saved, overwrite=True)
+    assert (saved / "model.safetensors").read_bytes() == before
+
+
 def test_too_little_time_is_an_error(saved: Path, shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not enough to encode"):
         train_classifier(
