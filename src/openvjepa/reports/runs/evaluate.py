@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from markupsafe import Markup
+
 from openvjepa.features.sampling import ClipPlan
 from openvjepa.inference.evaluation import EvaluateResult, Evaluation
 from openvjepa.metrics import Metrics

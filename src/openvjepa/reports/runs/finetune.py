@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 from torch.utils.tensorboard import SummaryWriter
 
-from markupsafe import Markup
 from openvjepa.config import TrainConfig
 from openvjepa.data.lists.index import VideoIndex
 from openvjepa.features.sampling import ClipPlan

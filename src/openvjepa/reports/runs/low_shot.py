@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from markupsafe import Markup
+
 from openvjepa.probing.search.low_shot import Share
 from openvjepa.reports import charts
 from openvjepa.reports import pages as report

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+
 from openvjepa.probing.probes import Outcome
 from openvjepa.probing.run import Probed
 from openvjepa.reports import folds

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
-from markupsafe import Markup
 from openvjepa.config import ClassifierConfig, to_mapping
 from openvjepa.data.lists.index import VideoIndex
 from openvjepa.data.loader import EvalClips
