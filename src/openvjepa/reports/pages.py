@@ -37,7 +37,7 @@ class Section:
     """A heading and what stands under it (HTML, escaped already)."""
 
     title: str
-    body: Markup
+    body: str
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], *, l
     style = (TEMPLATES.parent / "report.css").read_text("utf-8") + (TEMPLATES / "report" / "report.css").read_text(
         "utf-8"
     )
-    shown = [{"title": section.title, "body": section.body} for section in sections]
+    shown = [{"title": section.title, "body": Markup(section.body)} for section in sections]
     page = (
         environment("report")
         .get_template("page.html")
