@@ -132,7 +132,7 @@ def test_data_prepare_goes_on_where_a_signal_ended_it(
     assert contents(out) == copies
     kept = sum(path.stat().st_mtime_ns == before[path] for path in done)
     assert kept >= len(done) - 2  # one that each process had just written is not in the journal yet
-    assert f"{kept} skipped as done" in again.stdout
+    assert f"{kept} already done" in again.stdout
 
 
 @pytest.mark.parametrize("words", [["data", "check", "VIDEOS"], ["data", "make-shapes", "OUT", "--size", "160"]])
