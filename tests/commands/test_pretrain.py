@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from openvjepa.commands.embed import embed
 from openvjepa.commands.pretrain import pretrain
 from openvjepa.config import (
     DataConfig,
+    EmbedConfig,
     MaskConfig,
     MaskingConfig,
     ModelConfig,
@@ -23,12 +25,15 @@ from openvjepa.config import (
     PretrainConfig,
     ShapesConfig,
     TrainConfig,
+    read_yaml,
     to_yaml,
 )
 from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.errors import CheckpointError, ConfigError, DataError
+from openvjepa.pretraining.task import PretrainTask
 from openvjepa.train.checkpoint import list_checkpoints, load_checkpoint
 from openvjepa.train.logs import read_metrics
+from openvjepa.train.optim import learning_rate, weight_decay
 from openvjepa.weights.hub import load_model
 
 
@@ -176,3 +181,49 @@ def test_an_unfinished_run_says_so(shapes: Path, tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(CheckpointError, match="no readable checkpoint"):
         load_model(out)
+
+
+def test_a_lengthened_run_follows_the_longer_schedule(
+    shapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    short = tiny(shapes, out, steps=4)
+    pretrain(short)
+    before = record(out)
+    longer = tiny(shapes, out, steps=7, resume=True)
+    assert pretrain(longer).step == 7
+    lines = record(out)
+    assert lines[:4] == before[:4]
+    assert [line["step"] for line in lines] == list(range(8))
+    for line in lines[1:]:
+        steps = 4 if line["step"] <= 4 else 7
+        assert line["lr"] == pytest.approx(learning_rate(int(line["step"]), longer.optim, steps))
+        assert line["weight_decay"] == pytest.approx(weight_decay(int(line["step"]), longer.optim, steps))
+    assert "Lengthened from 4 to 7 steps: from step 5 on" in caplog.text
+    stored = read_yaml(PretrainConfig, out / "config.yaml")
+    assert stored == tiny(shapes, out, steps=7), "the settings of the start, with the steps"
+    with pytest.raises(ConfigError, match=r"train\.steps is 5, was 7"):
+        pretrain(tiny(shapes, out, steps=5, resume=True))
+    caplog.clear()
+    pretrain(longer)
+    assert "Lengthened" not in caplog.text, "it is as long as asked for"
+
+
+def test_no_steps_save_the_untrained_model(shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = tiny(shapes, out, steps=0)
+    assert pretrain(config).step == 0
+    torch.manual_seed(config.train.seed)
+    truth = PretrainTask(config).jepa.target_encoder.state_dict()
+    found = load_model(out).encoder.state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in truth.items())
+    assert len(list_checkpoints(out / "checkpoints")) == 1
+    features = tmp_path / "f.npz"
+    embed(EmbedConfig(source=str(shapes), model=str(out), out=str(features), workers=0))
+    assert features.exists()
+    pretrain(tiny(shapes, out, steps=2, resume=True))
+    once = tmp_path / "once"
+    pretrain(tiny(shapes, once, steps=2))
+    assert all(torch.equal(value, weights(once)[key]) for key, value in weights(out).items()), (
+        "as if it had not stopped"
+    )

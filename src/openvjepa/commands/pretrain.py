@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from openvjepa.config import PRESETS, ClipProtocol, PretrainConfig, command, to_mapping, to_yaml
+from openvjepa.config import PRESETS, ClipProtocol, PretrainConfig, command, read_yaml, to_mapping, to_yaml
 from openvjepa.data.loader import PretrainBatches, PretrainLoader
 from openvjepa.model.blocks.kernels import describe
 from openvjepa.model.encoder import Encoder
@@ -72,10 +73,20 @@ def pretrain(config: PretrainConfig) -> FitResult:
             monitor=monitor,
             optimizer_state=optimizer_state,
         )
+        if runtime.is_main and config.train.resume:
+            _note_length(config)
         if runtime.is_main and not result.interrupted:
             before = start.model.encoder if start else _initial_encoder(config)
             _finish(config, task, before, batches, result, runtime)
     return result
+
+
+def _note_length(config: PretrainConfig) -> None:
+    """Write the steps of a lengthened run into its config.yaml, whose other settings stay those that it was started with."""
+    path = Path(config.out) / "config.yaml"
+    stored = read_yaml(PretrainConfig, path) if path.exists() else config
+    if stored.train.steps != config.train.steps:
+        write_file(path, to_yaml(replace(stored, train=replace(stored.train, steps=config.train.steps))).encode())
 
 
 def _batches(config: PretrainConfig, runtime: Runtime) -> PretrainBatches:

@@ -43,6 +43,28 @@ def ema_momentum(step: int, config: OptimConfig, steps: int) -> float:
     return first + step * (last - first) / (config.schedule_scale * steps)
 
 
+def lengthened(step: int, before: int, config: OptimConfig, steps: int) -> str:
+    """What becomes of the schedules of a run that is lengthened, in words.
+
+    They are functions of the step and the number of steps, so that from here on they are those of a run of so many steps. The
+    warm-up is not repeated where it is over; the learning rate jumps up to that of the longer run.
+
+    Args:
+        step: finished steps.
+        before: steps that the run had.
+        config: its schedules.
+        steps: steps that it has now.
+    """
+    rates = [learning_rate(max(1, step), config, before), learning_rate(step + 1, config, steps)]
+    decays = [weight_decay(max(1, step), config, before), weight_decay(step + 1, config, steps)]
+    momenta = [ema_momentum(max(0, step - 1), config, max(1, before)), ema_momentum(step, config, steps)]
+    shown = [f"{a:.3g} -> {b:.3g}" for a, b in (rates, decays)] + [f"{momenta[0]:.5f} -> {momenta[1]:.5f}"]
+    return (
+        f"Lengthened from {before} to {steps} steps: from step {step + 1} on, all schedules are those of a run of {steps} steps "
+        f"(learning rate {shown[0]}, weight decay {shown[1]}, EMA momentum {shown[2]})"
+    )
+
+
 def context_coeff(step: int, config: ObjectiveConfig, steps: int) -> float:
     """Weight of the loss on visible tokens: 0, then linear, then constant (context_ramp); step counted from 0."""
     start, end = (share * steps for share in config.context_ramp)

@@ -17,7 +17,8 @@ from openvjepa.train.distributed import Runtime
 
 # Settings that a resumed run may change: they do not alter what it computes (micro_batch: not beyond its masks).
 FREE_ON_RESUME = ("out", "train", "data.workers", "data.cache", "data.max_bad")
-FIXED_ON_RESUME = ("train.steps", "train.batch_size", "train.seed")
+STEPS = "train.steps"  # may become more: the run is lengthened
+FIXED_ON_RESUME = (STEPS, "train.batch_size", "train.seed")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -28,6 +29,8 @@ class Resumed:
 
     step: int
     rng: dict[str, Any]
+    planned: int | None = None
+    """Steps of the run when the checkpoint was written, where its settings have them."""
 
 
 def resume(
@@ -60,6 +63,7 @@ def resume(
         load_moments(optimizer, state["optimizer"])
         return {
             "step": state["step"],
+            "planned": _flatten(state["config"]).get(STEPS),
             "rng": state["rng"],
             "scaler": state.get("scaler"),
             "extra": {name: value for name, value in state["model"].items() if not isinstance(value, Tensor)},
@@ -73,7 +77,7 @@ def resume(
         _share(task, optimizer, found, runtime)
     if scaler is not None and found["scaler"]:
         scaler.load_state_dict(found["scaler"])
-    return Resumed(found["step"], found["rng"])
+    return Resumed(found["step"], found["rng"], found["planned"])
 
 
 def _share(task: nn.Module, optimizer: torch.optim.Optimizer, found: dict[str, Any], runtime: Runtime) -> None:
@@ -204,12 +208,17 @@ def check_settings(old: Any, new: Mapping[str, Any], where: str = "checkpoint") 
     changed = [
         f"{key} is {now[key]}, was {_short(before[key])}"
         for key in now.keys() & before.keys()  # a setting that is new in this version is not a change
-        if now[key] != before[key]
+        if now[key] != before[key] and not (key == STEPS and _is_longer(before[key], now[key]))
     ]
     if changed:
         raise ConfigError(
             f"a resumed run must use the same settings, but {'; '.join(sorted(changed))}: use those of its config.yaml"
         )
+
+
+def _is_longer(old: Any, new: Any) -> bool:
+    """Whether a run has more steps than before: its schedules are those of a run of so many from here on."""
+    return type(old) is int and type(new) is int and new > old
 
 
 def check_same_settings(config: Mapping[str, Any], runtime: Runtime) -> None:

@@ -20,7 +20,7 @@ from openvjepa.interrupts import StopSignals
 from openvjepa.train.checkpoint import rng_state, save_checkpoint, set_rng_state
 from openvjepa.train.distributed import Runtime, lost_peer
 from openvjepa.train.logs import RunLog, read_metrics
-from openvjepa.train.optim import NotFiniteError, Stepper, make_optimizer, set_schedules
+from openvjepa.train.optim import NotFiniteError, Stepper, lengthened, make_optimizer, set_schedules
 from openvjepa.train.resume import check_moments, check_same_settings, load_moments, resume
 from openvjepa.train.run_folder import open_run
 
@@ -228,6 +228,8 @@ class _Run:
         set_rng_state(found.rng)
         self.step, self.saved, self.rng = found.step, found.step, found.rng
         self.say(f"Resuming at step {self.step}")
+        if found.planned is not None and found.planned < self.train.steps:
+            self.say(lengthened(self.step, found.planned, self.optim, self.train.steps))
 
     def is_due(self, step: int) -> bool:
         """Whether anything of a finished step is written, which waits for the device."""

@@ -145,8 +145,8 @@ class OptimConfig(Config):
 class TrainConfig(ComputeConfig):
     """Training run."""
 
-    steps: Count = 5000
-    """Optimizer steps."""
+    steps: Whole = 5000
+    """Optimizer steps; 0: save the model untrained. With resume, more steps than before lengthen the run."""
     batch_size: Count = 16
     """Clips per optimizer step, over all devices and accumulation steps."""
     micro_batch: Count | None = None
