@@ -38,12 +38,15 @@ def test_runs_are_summarized_and_seeds_averaged(
     for summary, results in zip(found, stored, strict=True):
         assert summary.kind == "probe"
         assert summary.metrics == {name: o["test_top1"] for name, o in results["probes"].items()}
+        assert summary.intervals == {n: tuple(o["test_top1_interval"]) for n, o in results["probes"].items()}
     (group,) = repetitions(found)
     assert [run.path for run in group] == [str(runs[0]), str(runs[1])]
     values = [results["probes"]["linear"]["test_top1"] for results in stored[:2]]
     assert mean_and_spread(group)["linear"] == pytest.approx((statistics.fmean(values), statistics.stdev(values)))
     page = (tmp_path / "page.html").read_text()
     assert "mean of 2 seeds" in page
+    low, high = stored[0]["probes"]["linear"]["test_top1_interval"]
+    assert f"{stored[0]['probes']['linear']['test_top1']:.4g} ({low:.0f} - {high:.0f})" in page
     assert "://" not in page.replace("http://www.w3.org", "")
     assert main(["compare", *map(str, runs), "--out", str(tmp_path / "again.html"), "--json"]) == 0
     assert [row["metrics"] for row in json.loads(capsys.readouterr().out)] == [run.metrics for run in found]

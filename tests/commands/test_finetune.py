@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 
 from openvjepa.commands.export import export
 from openvjepa.commands.finetune import FinetuneResult, finetune
@@ -347,6 +348,9 @@ def test_a_run_writes_what_it_found(config: FinetuneConfig, shapes: Path) -> Non
     outcome = found["probes"]["attentive"]
     counts = np.array(outcome["confusion"])
     assert outcome["test_top1"] == pytest.approx(100 * np.trace(counts) / 24) == result.metrics.top1
+    truth = stats.binomtest(int(np.trace(counts)), 24).proportion_ci(method="wilson")
+    assert outcome["test_top1_interval"] == pytest.approx([100 * truth.low, 100 * truth.high], abs=1e-4)
+    assert f"is {100 * truth.low:.1f} - {100 * truth.high:.1f} %" in (result.out / "README.md").read_text()
     rows = records(out)
     validated = [row for row in rows if "val_top1" in row]
     assert [row["epoch"] for row in validated] == [0, 1, 2]

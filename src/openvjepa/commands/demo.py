@@ -133,7 +133,7 @@ def _demo(config: DemoConfig, out: Path, started: float) -> DemoResult:
     finished("report")
     facts = {"chance": chance, "seed": config.seed, "versions": versions(), "config": to_mapping(recipe)}
     facts["seconds"] = seconds | {"total": round(time.monotonic() - started, 1)}
-    write_demo(out, results, chance, confusions, predictions, chosen, recipe, facts)
+    write_demo(out, results, chance, config.test, confusions, predictions, chosen, recipe, facts)
     write_file(out / "results.json", json.dumps({"results": results, **facts}, indent=1).encode())
     return DemoResult(out, results, chance, facts["seconds"]["total"])
 

@@ -81,9 +81,10 @@ def _write(config: FinetuneConfig, run: FinetuneRun, result: FinetuneResult) -> 
     write_documents(result.out, results, to_mapping(config), rows, result.probabilities, run.splits["test"], plan)
     write_file(result.out / "results.json", json.dumps(results, indent=1).encode())
     log.info(
-        "test accuracy %.1f %% of %d videos (chance level %.1f %%, majority class %.1f %%), validation %.1f %% at epoch %d "
-        "of %d\nresults in %s: report.html, README.md (model card)",
+        "test accuracy %.1f %% (95 %%: %s) of %d videos (chance level %.1f %%, majority class %.1f %%), "
+        "validation %.1f %% at epoch %d of %d\nresults in %s: report.html, README.md (model card)",
         result.metrics.top1,
+        result.metrics.top1_interval,
         result.videos["test"],
         result.chance,
         result.majority,
@@ -98,6 +99,7 @@ def results_of(config: FinetuneConfig, run: FinetuneRun, result: FinetuneResult)
     """What results.json holds."""
     outcome = {
         "test_top1": result.metrics.top1,
+        "test_top1_interval": [result.metrics.top1_interval.low, result.metrics.top1_interval.high],
         "test_top5": result.metrics.top5,
         "val_top1": result.val_top1,
         "chosen": {"epoch": float(result.best_epoch)},

@@ -225,11 +225,13 @@ class FinetuneRun:
             "test": time.monotonic() - started,
         }
         best, classes, labels = self.task.best, self.splits["train"].classes or (), self.labels["test"]
-        commonest = np.bincount(self.labels["train"]).argmax()
+        commonest, groups = np.bincount(self.labels["train"]).argmax(), self.splits["test"].groups
         return FinetuneResult(
             out=self.out,
             classes=classes,
-            metrics=classification_metrics(probabilities, labels, classes),
+            metrics=classification_metrics(
+                probabilities, labels, classes, None if groups is None else np.array(groups)
+            ),
             val_top1=best.top1,
             probabilities=probabilities,
             encoder=self.encoder.cpu().eval().requires_grad_(False),

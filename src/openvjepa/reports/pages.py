@@ -17,6 +17,7 @@ from markupsafe import Markup
 from numpy.typing import ArrayLike, NDArray
 
 from openvjepa.grid import TokenGrid
+from openvjepa.metrics import wilson
 from openvjepa.reports import charts as figures
 from openvjepa.reports.templates import TEMPLATES, environment, part
 from openvjepa.weights.files import write_file
@@ -124,6 +125,7 @@ def accuracy_table(
     *,
     title: str = "Accuracy",
     note: str = "Top-1 accuracy on the test split, in percent. The mark in a cell is chance.",
+    videos: int | None = None,
 ) -> Section:
     """Test accuracy by label, features and probe, with the lead of the first features over the others.
 
@@ -133,17 +135,22 @@ def accuracy_table(
         chance: label -> accuracy of a guess, percent.
         title: heading.
         note: paragraph above the tables.
+        videos: how many were tested, for intervals of 95 % (Wilson); None: none are shown.
     """
-    tables = [_accuracy_of_label(label, features, chance[label]) for label, features in results.items()]
+    tables = [_accuracy_of_label(label, features, chance[label], videos) for label, features in results.items()]
     return Section(title, Markup("").join([paragraph(note), *tables]))
 
 
-def _accuracy_of_label(label: str, features: Mapping[str, Mapping[str, float]], chance: float) -> Markup:
+def _accuracy_of_label(
+    label: str, features: Mapping[str, Mapping[str, float]], chance: float, videos: int | None
+) -> Markup:
     probes = list(dict.fromkeys(probe for row in features.values() for probe in row))
     rows = [(name, [row.get(probe) for probe in probes]) for name, row in features.items()]
     (first, ours), *others = rows
     differences = [(first, other, list(map(_difference, ours, theirs))) for other, theirs in others]
-    return part("accuracies", label, chance, probes, rows, differences)
+    values = {value for _, row in rows for value in row if value is not None}
+    intervals = {} if videos is None else {value: str(wilson(value / 100 * videos, videos)) for value in values}
+    return part("accuracies", label, chance, probes, rows, differences, intervals)
 
 
 def _difference(ours: float | None, theirs: float | None) -> float | None:

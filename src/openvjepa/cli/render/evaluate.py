@@ -77,12 +77,12 @@ def _notes(result: EvaluateResult | TemporalResult, videos: int) -> None:
 def _class_table(evaluation: Evaluation, most: int = 30) -> Table:
     """The classes, lowest recall first."""
     table = Table("class", title=escape(evaluation.name), title_justify="left")
-    for heading in ("videos", "recall %", "precision %"):
+    for heading in ("videos", "recall %", "95 %", "precision %"):
         table.add_column(heading, justify="right")
     table.add_column("most often confused with")
     rows = sorted(evaluation.metrics.per_class, key=lambda row: (row.recall is None, row.recall or 0.0))
     for row in rows[:most]:
-        shares = (share(value) for value in (row.recall, row.precision))
+        shares = (share(row.recall), str(row.recall_interval or "–"), share(row.precision))
         table.add_row(escape(row.name), str(row.videos), *shares, escape(row.confused_with or ""))
     if len(rows) > most:
         table.caption = f"{len(rows) - most} more are in report.html"

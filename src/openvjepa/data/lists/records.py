@@ -105,6 +105,12 @@ class VideoIndex:
         """Label of each video; -1 where there is none."""
         return [-1 if record.label is None else record.label for record in self.records]
 
+    @property
+    def groups(self) -> list[str] | None:
+        """Group of each video; None where a video has none."""
+        found = [record.group for record in self.records if record.group is not None]
+        return found if len(found) == len(self.records) else None
+
     def select(self, split: str) -> VideoIndex:
         """The videos of one split."""
         return replace(self, records=tuple(record for record in self.records if record.split == split))

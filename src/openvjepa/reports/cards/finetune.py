@@ -22,7 +22,6 @@ def finetune_card(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         config: the settings.
     """
     (outcome,) = results["probes"].values()
-    accuracy, videos = outcome["test_top1"] / 100, results["videos"]["test"]
     seconds = sum(results["seconds"].values())
     watts = config["watts"] or (GPU_WATTS if results["device"].startswith("cuda") else WATTS)
     data = ModelCardData(library_name="openvjepa", pipeline_tag="video-classification", tags=["video", "v-jepa"])
@@ -37,7 +36,7 @@ def finetune_card(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         source=_last_name(results["source"]),
         trained=_trained(config),
         rate=rate_text(results["clips"]["spec"]),
-        error=196 * (accuracy * (1 - accuracy) / videos) ** 0.5,
+        interval=" - ".join(f"{bound:.1f}" for bound in outcome["test_top1_interval"]),
         seconds=seconds,
         watts=watts,
         grams=seconds / 3600 * watts / 1000 * config["grams_per_kwh"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class RunSummary:
     """Everything that the result follows from but the seed, as text: runs with the same recipe are repetitions."""
     curve: tuple[tuple[int, float], ...] = ()
     """Steps and losses of a pretraining."""
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Metric -> its interval of 95 %, where the run has it."""
 
 
 def read_run(path: str | Path) -> RunSummary:
@@ -102,12 +104,22 @@ def _classifier(folder: Path, config: Mapping[str, Any], results: Mapping[str, A
         {name: float(outcome["test_top1"]) for name, outcome in results["probes"].items()},
         float(sum(results["seconds"].values())),
         _recipe(config),
+        intervals={name: found for name, outcome in results["probes"].items() if (found := _interval(outcome))},
     )
 
 
 def _evaluation(folder: Path, results: Mapping[str, Any]) -> RunSummary:
     found = {row["name"]: float(row["top1"]) for row in results["results"]}
-    return RunSummary(str(folder), "evaluate", ", ".join(found), str(results["source"]), None, found, None, str(folder))
+    intervals = {row["name"]: interval for row in results["results"] if (interval := _interval(row))}
+    names, source = ", ".join(found), str(results["source"])
+    return RunSummary(str(folder), "evaluate", names, source, None, found, None, str(folder), intervals=intervals)
+
+
+def _interval(outcome: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The interval of an accuracy; None in runs of older versions."""
+    found = outcome.get("test_top1_interval") or outcome.get("top1_interval")
+    low, high = found.values() if isinstance(found, Mapping) else found or (None, None)
+    return None if low is None or high is None else (float(low), float(high))
 
 
 def _data(results: Mapping[str, Any]) -> str:
@@ -149,7 +161,7 @@ def _rows(runs: Sequence[RunSummary]) -> tuple[tuple[str, ...], list[tuple[str, 
             run.model,
             run.data,
             "" if run.seed is None else str(run.seed),
-            *(_number(run.metrics.get(name)) for name in names),
+            *(_number(run.metrics.get(name), run.intervals.get(name)) for name in names),
             "" if run.seconds is None else f"{run.seconds:.0f}",
         )
         for run in runs
@@ -161,8 +173,9 @@ def _rows(runs: Sequence[RunSummary]) -> tuple[tuple[str, ...], list[tuple[str, 
     return head, rows
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+def _number(value: float | None, interval: tuple[float, float] | None) -> str:
+    shown = "–" if value is None else f"{value:.4g}"
+    return shown if interval is None else f"{shown} ({interval[0]:.0f} - {interval[1]:.0f})"
 
 
 def _by_kind(runs: Sequence[RunSummary]) -> dict[str, list[RunSummary]]:
@@ -200,7 +213,8 @@ def write_comparison(path: Path, runs: Sequence[RunSummary]) -> Path:
             drawn = [charts.line_chart(f"Loss of {run.path}", *_columns(run.curve), smooth=True) for run in curves]
             sections.append(report.Section("Losses", report.chart_row(drawn)))
     note = (
-        "Test top-1 accuracy in percent; of pretraining runs the last value of each metric. Runs that differ only in their "
+        "Test top-1 accuracy in percent, with intervals of 95 %; of pretraining "
+        "runs the last value of each metric. Runs that differ only in their "
         "seed are averaged."
     )
     return report.write_report(path, "Comparison of runs", sections, lead=note)

@@ -29,6 +29,7 @@ def write_demo(
     out: Path,
     results: Results,
     chance: Mapping[str, float],
+    tested: int,
     confusions: Confusions,
     predictions: Sequence[Prediction],
     videos: VideoIndex,
@@ -41,6 +42,7 @@ def write_demo(
         out: folder of the demo.
         results: test accuracies.
         chance: label -> chance level, percent.
+        tested: videos that were tested.
         confusions: title -> counts [C][C], class names.
         predictions: of the motion in some test videos.
         videos: those videos.
@@ -51,7 +53,7 @@ def write_demo(
         CheckpointError: it cannot be written.
     """
     sections = [
-        report.accuracy_table(results, chance),
+        report.accuracy_table(results, chance, videos=tested),
         _predicted(predictions, videos, recipe),
         _features_over_clips(out, recipe, videos),
         report.confusion_matrices(confusions),

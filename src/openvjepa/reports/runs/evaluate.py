@@ -100,12 +100,20 @@ def _differences(result: EvaluateResult) -> Markup:
 
 
 def _classes(metrics: Metrics) -> Markup:
-    head = ("class", "videos", "recall %", "precision %", "F1 %", "most often confused with")
+    head = ("class", "videos", "recall %", "95 %", "precision %", "F1 %", "most often confused with")
     rows = sorted(metrics.per_class, key=lambda row: (row.recall is None, row.recall or 0.0))
     return report.plain_table(
         head,
         (
-            (row.name, str(row.videos), share(row.recall), share(row.precision), share(row.f1), row.confused_with or "")
+            (
+                row.name,
+                str(row.videos),
+                share(row.recall),
+                str(row.recall_interval or "–"),
+                share(row.precision),
+                share(row.f1),
+                row.confused_with or "",
+            )
             for row in rows
         ),
     )

@@ -147,21 +147,27 @@ def write_documents(
     ]
     lead = (
         f"{results['model']} fine-tuned on {results['videos']['train']} videos of {len(classes)} classes: "
-        f"{outcome['test_top1']:.1f} % of {results['videos']['test']} test videos are classified correctly (chance "
-        f"level {results['chance']:.1f} %)."
+        f"{outcome['test_top1']:.1f} % ({_interval(outcome)}) of {results['videos']['test']} test videos are classified "
+        f"correctly (chance level {results['chance']:.1f} %)."
     )
     report.write_report(out / "report.html", "Fine-tuning", sections, lead=lead)
     write_file(out / "README.md", finetune_card(results, config).encode())
 
 
+def _interval(outcome: Mapping[str, Any]) -> str:
+    """Of 95 %, such as "71 - 84"."""
+    low, high = outcome["test_top1_interval"]
+    return f"{low:.0f} - {high:.0f}"
+
+
 def _accuracy(kind: str, outcome: Mapping[str, Any], results: Mapping[str, Any]) -> report.Section:
-    """Accuracy on the test videos beside that of always naming the commonest class."""
-    found = {
-        f"fine-tuned ({results['tune']})": {kind: outcome["test_top1"]},
-        "majority class": {kind: results["majority"]},
-    }
-    label = results["label"] or "test videos"
-    return report.accuracy_table({label: found}, {label: results["chance"]})
+    """Accuracy on the test videos with its interval, beside that of always naming the commonest class."""
+    rows = [
+        (f"fine-tuned ({results['tune']}), {kind}", f"{outcome['test_top1']:.1f}", _interval(outcome)),
+        ("majority class", f"{results['majority']:.1f}", ""),
+        ("chance level", f"{results['chance']:.1f}", ""),
+    ]
+    return report.Section("Accuracy", report.plain_table((results["label"] or "test videos", "top-1 %", "95 %"), rows))
 
 
 def _training(rows: Sequence[Mapping[str, float]]) -> report.Section:

@@ -166,7 +166,11 @@ def write_pretraining(
     if comparison is not None:
         table = {"test videos": {"pretrained": comparison.after, "before pretraining": comparison.before}}
         note = "Probes on the mean token of the frozen encoder: test top-1 accuracy in percent, chance level as a mark."
-        sections.append(report.accuracy_table(table, {"test videos": 100 / comparison.classes}, note=note))
+        sections.append(
+            report.accuracy_table(
+                table, {"test videos": 100 / comparison.classes}, note=note, videos=comparison.test_videos
+            )
+        )
     sections += [
         report.training_curves(rows),
         report.run_facts({**facts, "settings": to_mapping(config), "versions": versions()}),
