@@ -27,7 +27,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WALK = ("README", "docs/data", "docs/classifiers", "docs/pretraining", "docs/finetuning", "docs/surprise", "docs/decode",
         "docs/show", "docs/checkpoints")  # fmt: skip
 # Published files, data sets and packages that tests must do without, and runs that a plain machine cannot hold.
-ELSEWHERE = re.compile(r"vjepa2|facebook/|vitl\.pt|DAVIS|sign_digits|runs/digits|--to onnx|--tune lora|person|--resume")
+ELSEWHERE = re.compile(
+    r"vjepa2|facebook/|vitl\.pt|DAVIS|sign_digits|runs/digits|--to onnx|--tune lora|person|--resume"
+    r"|predict 0|predict - |://|--follow"
+)
 # Fewer steps than printed; nothing else is changed.
 SHORTER = {
     "pretrain": "--steps 2 --batch-size 4 --monitor-every 0 --workers 0",
@@ -84,6 +87,7 @@ def write_videos(folder: Path) -> None:
     for name in ("new.mp4", "a.mp4", "b.mp4", "video.mp4", "folder/c.mp4"):
         files.pop().rename(folder / name)
     write_video(folder / "long.mp4", np.random.default_rng(0).integers(0, 255, (60, 48, 64, 3), dtype=np.uint8), fps=10)
+    (folder / "segments.csv").write_text("path,start,end,label\nlong.mp4,0,3,waving\nlong.mp4,3,6,walking\n", "utf-8")
     mask = np.zeros((64, 64), dtype=np.uint8)
     mask[20:40, 20:40] = 1
     Image.fromarray(mask).save(folder / "first.png")

@@ -65,6 +65,7 @@ from .inference.classifier import VideoClassifier, load_classifier
 from .inference.evaluation import EvaluateResult
 from .inference.predictions import Prediction
 from .inference.temporal.evaluation import TemporalResult
+from .inference.temporal.live import LiveStream
 from .model.encoder import create_model
 from .reports.distill import DistillResult
 from .reports.runs.compare import RunSummary
@@ -113,6 +114,7 @@ __all__ = [
     "FinetuneResult",
     "FitResult",
     "Interrupted",
+    "LiveStream",
     "LoadedModel",
     "MappedClip",
     "MaskConfig",

@@ -30,6 +30,8 @@ def _interrupted(result: Any) -> int:
 
 
 def _all_unreadable(predictions: Any) -> int:
+    if hasattr(predictions, "answers"):  # of a live source, counted while they were shown
+        return 0 if predictions.answers else 1
     return 0 if any(prediction.error is None for prediction in predictions) else 1
 
 
@@ -210,6 +212,8 @@ VERBS = (
             "vjepa predict folder/ --model runs/action --json",
             "vjepa predict new.mp4 --model runs/a runs/b --combine vote",
             "vjepa predict long.mp4 --model runs/action --window 2 --stride 1 --csv l.csv --timeline l.png --annotate l.mp4",
+            "vjepa predict 0 --model runs/action --window 2 --json",
+            "vjepa predict rtsp://camera/stream --model runs/action --window 2 --annotate seen.mp4",
         ),
         "config.verbs.commands:PredictConfig",
         "commands.predict:predict",

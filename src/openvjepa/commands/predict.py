@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from openvjepa.commands.live import predict_live
 from openvjepa.config import PredictConfig, command
 from openvjepa.data.lists.index import VideoIndex, VideoRecord, read_index
 from openvjepa.errors import ConfigError, DataError, VideoError
@@ -18,6 +19,7 @@ from openvjepa.inference.ensemble import (
     to_device,
 )
 from openvjepa.inference.predictions import Answer, Prediction, best_of
+from openvjepa.inference.temporal.live import LiveStream
 from openvjepa.inference.temporal.segments import refined, write_segments
 from openvjepa.inference.timeline import Timeline, write_csv
 from openvjepa.inference.windows import follow
@@ -28,7 +30,7 @@ LISTS = (".txt", ".csv", ".tsv", ".json")
 
 
 @command(PredictConfig, "videos")
-def predict(config: PredictConfig) -> list[Prediction]:
+def predict(config: PredictConfig) -> list[Prediction] | LiveStream:
     """Classify videos.
 
     The softmax of all clips of a video is averaged, as in the probe's evaluation. Runs with the same classes are combined;
@@ -36,7 +38,8 @@ def predict(config: PredictConfig) -> list[Prediction]:
     others; the command line exits with 1 only when there is no video that could be read.
 
     Returns:
-        One prediction for each video, in the order given; folders and lists are expanded.
+        One prediction for each video, in the order given; folders and lists are expanded. Of a camera, stream, pipe or growing
+        folder, the answers as they come (`LiveStream`).
 
     Raises:
         ConfigError: no videos are given, or runs with different classes are to be combined.
@@ -46,6 +49,8 @@ def predict(config: PredictConfig) -> list[Prediction]:
         raise ConfigError("no videos given: pass files, folders or lists")
     if not config.model:
         raise ConfigError("no model given: pass --model with a run folder of vjepa train, probe or finetune")
+    if config.is_live or config.follow:
+        return predict_live(config)
     wanted = list(_expand(config.videos))
     records = tuple(record for record, error in wanted if error is None)
     _check_files(config, [record for record, _ in wanted])

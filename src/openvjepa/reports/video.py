@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def annotate_video(path: Path, timeline: Timeline) -> None:
 def write_video(
     path: Path,
     frames: Iterator[NDArray[np.uint8]],
-    times: Sequence[float] | NDArray[np.float64],
+    times: Iterable[float] | NDArray[np.float64],
     *,
     fps: float | None = None,
     comment: str = "",
@@ -99,10 +99,12 @@ def write_video(
         VideoError: they cannot be encoded.
         CheckpointError: the file cannot be written.
     """
-    rate = fps if fps is not None else (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 1.0
+    if fps is None:
+        times = [float(time) for time in times]
+        fps = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 1.0
     images = (av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24") for frame in frames)
     with whole_file(path) as temporary:
-        write_mp4(temporary, images, times, fps=rate, base=_BASE, options=_OPTIONS, comment=comment, source=str(path))
+        write_mp4(temporary, images, times, fps=fps, base=_BASE, options=_OPTIONS, comment=comment, source=str(path))
     return path
 
 

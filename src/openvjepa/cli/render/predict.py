@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from rich.markup import escape
 from rich.table import Column, Table
 
-from openvjepa.cli.console import say, say_json, show
+from openvjepa.cli.console import messages, say, say_json, show
 from openvjepa.config import PredictConfig
+from openvjepa.errors import printable
 from openvjepa.inference.predictions import Prediction
+from openvjepa.inference.temporal.live import LiveStream, WindowPrediction
 from openvjepa.inference.timeline import Timeline
 
 
-def predict(predictions: Sequence[Prediction], config: PredictConfig) -> None:
-    """A row for each class of each answer, and a table for each video that was followed over time; or one JSON list."""
+def predict(predictions: Sequence[Prediction] | LiveStream, config: PredictConfig) -> None:
+    """A row for each class of each answer, and a table for each video that was followed over time; or one JSON list.
+
+    Answers about a live source are lines, each when it is there: of JSON, or of text.
+    """
+    if isinstance(predictions, LiveStream):
+        with messages():
+            for answer in predictions:
+                say(json.dumps(answer.to_dict()) if config.json else _line(answer))
+        return
     if config.json:
         say_json([prediction.to_dict() for prediction in predictions])
         return
@@ -42,6 +53,16 @@ def predict(predictions: Sequence[Prediction], config: PredictConfig) -> None:
     for path in (config.csv, config.timeline, config.annotate):
         if path is not None:
             say(f"wrote {path}")
+
+
+def _line(answer: WindowPrediction | Prediction) -> str:
+    """One answer about a live source."""
+    if isinstance(answer, Prediction):
+        shown = answer.error or ", ".join(f"{name} {100 * share:.1f} %" for name, share in answer.top)
+        return printable(f"{answer.path}: {shown}")
+    classes = ", ".join(f"{name} {100 * share:.1f} %" for name, share in answer.answers[0].top)
+    times = f"{_clock(answer.start)} - {_clock(answer.end)}"
+    return printable(f"{answer.time:%H:%M:%S}  {times}  {classes}  (latency {answer.latency:.2f} s)")
 
 
 def _scenes(timeline: Timeline) -> Table:

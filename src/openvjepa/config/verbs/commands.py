@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -26,6 +27,7 @@ from openvjepa.config.ranges import (
     Range,
     Rate,
     Scale,
+    Seconds,
     Seed,
     Text,
     Threads,
@@ -117,7 +119,8 @@ class PredictConfig(TemporalConfig, ClipConfig, ComputeConfig, LoaderConfig):
     """Settings of `vjepa predict`."""
 
     videos: tuple[Text, ...] = ()
-    """Videos or images: files, folders, lists or CSV files."""
+    """Videos or images: files, folders, lists or CSV files. Or one live source: the number of a camera (0), a URL (rtsp,
+    http, ...), or - for the standard input."""
     model: tuple[Text, ...] = ()
     """Classifiers: run folders of `vjepa train`, `vjepa probe` or `vjepa finetune`, or a Hugging Face folder or id with a
     classifier. Predictions of several are combined."""
@@ -139,9 +142,31 @@ class PredictConfig(TemporalConfig, ClipConfig, ComputeConfig, LoaderConfig):
     """MP4 file to write: a copy of the video with class and probability drawn on it, without sound (needs window and a
     single video)."""
 
+    follow: bool = False
+    """Watch a folder: predict every video that appears in it, until the command is stopped."""
+    idle: Seconds | None = None
+    """Stop after this many seconds without a new file (needs follow); None: never."""
+    drop: bool | None = None
+    """Drop frames of a live source when the model is too slow, instead of lagging behind. None: yes for cameras and streams,
+    no for recordings (a pipe, a file over HTTP)."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._need_window("csv", "windows_csv", "timeline", "annotate")
+        if self.idle is not None and not self.follow:
+            raise ConfigError("idle needs follow: a folder to watch")
+        if not self.is_live:
+            self._need_window("csv", "windows_csv", "timeline", "annotate")
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the one source is a camera, a URL or a pipe."""
+        return len(self.videos) == 1 and _is_live(self.videos[0])
+
+
+def _is_live(name: str) -> bool:
+    return (
+        name == "-" or name.isdigit() or name.startswith("pipe:") or re.match(r"[a-zA-Z][\w+.-]+://", name) is not None
+    )
 
 
 @dataclass(frozen=True)

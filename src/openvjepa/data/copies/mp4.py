@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from openvjepa.errors import VideoError
 def write_mp4(
     target: Path,
     images: Iterator[av.VideoFrame],
-    times: Sequence[float] | NDArray[Any],
+    times: Iterable[float] | NDArray[Any],
     *,
     fps: float,
     base: Fraction,
