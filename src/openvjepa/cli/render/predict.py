@@ -29,6 +29,14 @@ def predict(predictions: Sequence[Prediction] | LiveStream, config: PredictConfi
     if config.json:
         say_json([prediction.to_dict() for prediction in predictions])
         return
+    show(_classes(predictions))
+    for prediction in predictions:
+        if prediction.timeline is not None:
+            show(_scenes(prediction.timeline))
+
+
+def _classes(predictions: Sequence[Prediction]) -> Table:
+    """The most probable classes of every video."""
     several = any(len(prediction.answers) > 1 for prediction in predictions)
     table = Table(Column("video", overflow="fold"), *([Column("by", overflow="fold")] if several else []))
     table.add_column("class", overflow="fold")
