@@ -30,9 +30,14 @@ def predict(predictions: Sequence[Prediction] | LiveStream, config: PredictConfi
         say_json([prediction.to_dict() for prediction in predictions])
         return
     show(_classes(predictions))
+    if unlike := sum(prediction.is_unlike for prediction in predictions):
+        say(f"{unlike} of {len(predictions)} are unlike the training videos: their answers are guesses")
     for prediction in predictions:
         if prediction.timeline is not None:
             show(_scenes(prediction.timeline))
+    for path in (config.csv, config.windows_csv, config.timeline, config.annotate):
+        if path is not None:
+            say(f"wrote {path}")
 
 
 def _classes(predictions: Sequence[Prediction]) -> Table:
@@ -52,15 +57,7 @@ def _classes(predictions: Sequence[Prediction]) -> Table:
                 if path and prediction.is_unlike:
                     path += f"\n[yellow]unlike the training videos ({prediction.distance:.1f}x)[/yellow]"
                 table.add_row(path, *by, escape(name), f"{100 * probability:.1f} %")
-    show(table)
-    if unlike := sum(prediction.is_unlike for prediction in predictions):
-        say(f"{unlike} of {len(predictions)} are unlike the training videos: their answers are guesses")
-    for prediction in predictions:
-        if prediction.timeline is not None:
-            show(_scenes(prediction.timeline))
-    for path in (config.csv, config.timeline, config.annotate):
-        if path is not None:
-            say(f"wrote {path}")
+    return table
 
 
 def _line(answer: WindowPrediction | Prediction) -> str:
