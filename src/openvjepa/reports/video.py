@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from openvjepa.data.copies.audio import AudioTracks
 from openvjepa.data.copies.mp4 import write_mp4
 from openvjepa.data.cores import usable_cores
 from openvjepa.data.media.video import Video, open_video
@@ -65,7 +66,7 @@ def draw_timeline(path: Path, timeline: Timeline) -> None:
 
 
 def annotate_video(path: Path, timeline: Timeline) -> None:
-    """Write a copy of the video, MP4 without sound, with the likeliest class and its probability on every frame.
+    """Write a copy of the video, MP4 with its sound, with the likeliest class and its probability on every frame.
 
     Frames keep their times; an odd height or width loses its last row or column, since H.264 counts in pairs.
 
@@ -75,7 +76,9 @@ def annotate_video(path: Path, timeline: Timeline) -> None:
     """
     video = open_video(timeline.path, threads=usable_cores(), start=timeline.start, end=timeline.end)
     colors = main_colors(timeline)
-    write_video(path, _drawn(video, timeline, colors), video.times, fps=video.fps)
+    end = None if timeline.end is None and timeline.start is None else video.clock + video.duration
+    with AudioTracks(video.path, video.clock, end) as audio:
+        write_video(path, _drawn(video, timeline, colors), video.times, fps=video.fps, audio=audio)
 
 
 def write_video(
@@ -85,8 +88,9 @@ def write_video(
     *,
     fps: float | None = None,
     comment: str = "",
+    audio: AudioTracks | None = None,
 ) -> Path:
-    """Write frames as MP4 (H.264, without sound), atomically.
+    """Write frames as MP4 (H.264), atomically.
 
     Args:
         path: the file.
@@ -94,6 +98,7 @@ def write_video(
         times: of each frame, s, ascending.
         fps: mean frames per second; None: from the times.
         comment: metadata of the file.
+        audio: sound, open; None: none.
 
     Raises:
         VideoError: they cannot be encoded.
@@ -104,7 +109,17 @@ def write_video(
         fps = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 1.0
     images = (av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24") for frame in frames)
     with whole_file(path) as temporary:
-        write_mp4(temporary, images, times, fps=fps, base=_BASE, options=_OPTIONS, comment=comment, source=str(path))
+        write_mp4(
+            temporary,
+            images,
+            times,
+            fps=fps,
+            base=_BASE,
+            options=_OPTIONS,
+            comment=comment,
+            source=str(path),
+            audio=audio,
+        )
     return path
 
 

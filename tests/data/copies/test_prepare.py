@@ -264,7 +264,7 @@ def test_killed_run_is_completed(tmp_path: Path) -> None:
             continue  # it was done before this loop looked: on a machine that is busy with other things
         time.sleep(0.3)  # its processes end themselves
         assert all(open_video(path).frame_count == 60 for path in out.glob("*.mp4"))
-        with pytest.raises(DataError, match="no videos"):
+        with pytest.raises(DataError, match="no rows"):
             read_index(out)
     noted = (out / "prepare.jsonl").read_text().count('"job"')
     assert noted > 0

@@ -139,7 +139,7 @@ class PredictConfig(TemporalConfig, ClipConfig, ComputeConfig, LoaderConfig):
     timeline: Text | None = None
     """PNG file to write: probabilities over time (needs window and a single video)."""
     annotate: Text | None = None
-    """MP4 file to write: a copy of the video with class and probability drawn on it, without sound (needs window and a
+    """MP4 file to write: a copy of the video with class and probability drawn on it, and its sound (needs window and a
     single video)."""
 
     follow: bool = False

@@ -145,6 +145,8 @@ class PrepareConfig(Config):
     """Maximum number of frames between key frames."""
     crf: Annotated[int, Range(0, 51)] = 23
     """x264 quality (CRF), 0 to 51: lower is better; 18 is visually lossless, and +6 halves the file size."""
+    audio: bool = True
+    """Keep the sound, without encoding it again (AAC, MP3, AC-3, Opus, FLAC, ALAC)."""
     workers: Annotated[int, Range(1, 256)] | None = None
     """Worker processes; None: one per core."""
 

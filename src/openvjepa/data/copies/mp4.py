@@ -1,7 +1,8 @@
-"""Write frames into an MP4 file of H.264 without sound, at any times."""
+"""Write frames into an MP4 file of H.264, at any times, with the sound of another file."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
@@ -14,6 +15,7 @@ import av.error
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
+from openvjepa.data.copies.audio import AudioTracks
 from openvjepa.errors import VideoError
 
 
@@ -28,6 +30,7 @@ def write_mp4(
     threads: int = 0,
     comment: str = "",
     source: str | None = None,
+    audio: AudioTracks | None = None,
 ) -> None:
     """Encode images, one for each time; colors are marked as those of the first image.
 
@@ -41,6 +44,7 @@ def write_mp4(
         threads: of the encoder; 0: its choice.
         comment: metadata of the file.
         source: what errors name; None: the target.
+        audio: sound, open; None: none.
 
     Raises:
         VideoError: the size changes, or the encoder refuses the images.
@@ -53,13 +57,19 @@ def write_mp4(
             if comment:
                 container.metadata["comment"] = comment
             stream = _add_stream(container, first, fps, base, options, threads)
+            if audio is not None:
+                audio.add_to(container)
             for image, time in zip(chain([first], images), times, strict=True):
                 if (image.width, image.height) != (stream.width, stream.height):
                     raise VideoError(source or target, "the size of the frames changes")
                 # The type of picture is the original's, and the encoder would follow it.
                 image.pts, image.time_base, image.pict_type = round(float(time) / base), base, PictureType.NONE
                 container.mux(stream.encode(image))
+                if audio is not None:
+                    audio.mux_until(container, float(time))
             container.mux(stream.encode())
+            if audio is not None:
+                audio.mux_until(container, math.inf)
     except av.error.FFmpegError as error:
         if isinstance(error, OSError):
             raise

@@ -77,6 +77,7 @@ class _Job:
     short_side: int
     gop: int
     crf: int
+    audio: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def _common_root(config: PrepareConfig, files: Sequence[str]) -> str:
 
 def _jobs(files: Mapping[str, str], config: PrepareConfig, common: str) -> dict[str, _Job]:
     """Path in the index -> job; a file that is listed twice has one job."""
-    taken, style = set[str](), (config.short_side, config.gop, config.crf)
+    taken, style = set[str](), (config.short_side, config.gop, config.crf, config.audio)
     roots = [_source_root(config), *([Path(common)] if common else [])]
     jobs = {f: _Job(f, *_state(f), _name(Path(f), roots, taken), *style) for f in dict.fromkeys(files.values())}
     return {path: jobs[file] for path, file in files.items()}
@@ -309,7 +310,7 @@ def _copy(job: _Job, out: str) -> _Copy | str:
         if is_image(job.source):
             facts = copy_picture(job.source, target, short_side=job.short_side)
         else:
-            facts = copy_video(job.source, target, short_side=job.short_side, gop=job.gop, crf=job.crf)
+            facts = copy_video(job.source, target, short_side=job.short_side, gop=job.gop, crf=job.crf, audio=job.audio)
     except VideoError as error:
         return error.reason if error.path == job.source else str(error)
     finally:

@@ -1,4 +1,4 @@
-"""One video or picture to one training-friendly copy: small, upright, without sound, with a key frame every few frames.
+"""One video or picture to one training-friendly copy: small, upright, with a key frame every few frames.
 
 A clip from anywhere in a copy costs a fraction of what it costs in the original: there are fewer pixels, fewer frames
 between a key frame and the first wanted one, and no CABAC or deblocking filter, the two slow tools of H.264. A copy
@@ -7,6 +7,7 @@ shows the frames of its original at the same times.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from openvjepa.atomic import replacing
+from openvjepa.data.copies.audio import AudioTracks
 from openvjepa.data.copies.mp4 import write_mp4
 from openvjepa.data.media.container import decode, open_stream
 from openvjepa.data.media.images import read_image
@@ -72,7 +74,7 @@ def copy_picture(source: str, target: Path, *, short_side: int) -> Facts:
     return Facts(1, 0.0, 0.0, 0)
 
 
-def copy_video(source: str, target: Path, *, short_side: int, gop: int, crf: int) -> Facts:
+def copy_video(source: str, target: Path, *, short_side: int, gop: int, crf: int, audio: bool = False) -> Facts:
     """Copy a video or a folder of frames into an MP4 file of H.264.
 
     Args:
@@ -81,13 +83,15 @@ def copy_video(source: str, target: Path, *, short_side: int, gop: int, crf: int
         short_side: height or width of the copy, whichever is less, px; smaller videos keep their size.
         gop: frames from one key frame to the next, at most.
         crf: x264's constant rate factor.
+        audio: keep the sound, packets as they are.
 
     Raises:
         VideoError: the source cannot be read, or not be copied as it is.
         OSError: the target cannot be written.
     """
     video, errors = open_video(source), list[Any]()
-    with replacing(target) as part:
+    with replacing(target) as part, contextlib.ExitStack() as stack:
+        sound = stack.enter_context(AudioTracks(source, video.clock)) if audio else None
         images = _images(video, short_side, errors)
         first = next(images)
         write_mp4(
@@ -99,6 +103,7 @@ def copy_video(source: str, target: Path, *, short_side: int, gop: int, crf: int
             options=copy_options(gop, crf),
             threads=1,
             source=video.path,
+            audio=sound,
         )
         copy = open_video(part)
         if copy.frame_count != video.frame_count or not np.allclose(copy.times, video.times, rtol=0, atol=1e-6):

@@ -31,6 +31,8 @@ class Table:
     times: NDArray[np.float64]
     pts: NDArray[np.int64] | None
     fps: float
+    start: float = 0.0
+    """Time stamp of the first frame, s of the file's own clock."""
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
@@ -66,10 +68,11 @@ def table_of(path: str, stamp: tuple[int, int]) -> Table:
             raise VideoError(path, "no frame can be decoded")
         pts = np.asarray([stamp for stamp in decoded if stamp is not None], np.int64)
         if len(pts) < len(decoded) or not np.all(np.diff(pts) > 0):
-            return Table(np.arange(len(decoded)) / rate, None, rate)
+            return Table(np.arange(len(decoded)) / rate, None, rate, float((pts[0] if len(pts) else 0) * base))
     times = (pts - pts[0]) * base
     fps = (len(times) - 1) / times[-1] if len(times) > 1 and times[-1] > 0 else rate
-    return Table(times, pts if seekable and len(times) > 1 else None, float(fps))  # FFmpeg cannot seek in an image
+    shown = pts if seekable and len(times) > 1 else None  # FFmpeg cannot seek in an image
+    return Table(times, shown, float(fps), float(pts[0] * base))
 
 
 def _packet_pts(container: Any, stream: Any) -> tuple[NDArray[np.int64] | None, bool]:

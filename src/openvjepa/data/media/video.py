@@ -74,6 +74,7 @@ class Video:
         duration: seconds from the first frame's start to the last one's end.
         times: start of each frame, s from the first, [frame_count].
         offset: start of the first frame of a part, s from the first of the file; else 0.
+        clock: time stamp of the first frame, s of the file's own clock, which its sound shares.
 
     Of a video opened in part, frames and times count from the first frame of the part.
     """
@@ -88,6 +89,7 @@ class Video:
         if start is not None or end is not None:
             self._first, last = self._part(table, 0.0 if start is None else start, math.inf if end is None else end)
         self.offset = float(table.times[self._first])
+        self.clock = table.start + self.offset
         self.times, self.fps = table.times[self._first : last] - table.times[self._first], table.fps
         self.frame_count = len(self.times)
         self.duration = float(self.times[-1]) + 1 / self.fps
