@@ -12,6 +12,7 @@ from openvjepa.config import EvaluateConfig, command, to_mapping
 from openvjepa.data.lists.cells import safe_cell
 from openvjepa.errors import ConfigError
 from openvjepa.features.encode import EncodeSettings
+from openvjepa.inference.classifier import heads_of
 from openvjepa.inference.ensemble import Member, ask, check_combinable, load_members, to_device
 from openvjepa.inference.evaluation import EvaluateResult, evaluation_result
 from openvjepa.inference.labeled import check_labels, videos_for
@@ -27,6 +28,16 @@ from openvjepa.weights.files import whole_file, write_file
 logger = logging.getLogger("openvjepa")
 
 RUN_FILES = ("results.json", "report.html", "predictions.csv")
+
+
+def _head(source: str, label: str | None) -> str:
+    """Of a run with several labels, the folder of the one that is evaluated."""
+    heads = heads_of(source)
+    if not heads:
+        return source
+    if label not in heads:
+        raise ConfigError(f"{source}: knows the labels {', '.join(heads)}: choose one of them with --label")
+    return str(Path(source) / label)
 
 
 @command(EvaluateConfig, "source")
@@ -51,11 +62,12 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult | TemporalResult:
 
 
 def _evaluate(config: EvaluateConfig, out: Path) -> EvaluateResult | TemporalResult:
+    models = tuple(_head(source, config.label) for source in config.model)
     chosen = videos_for(
-        config.model, config.source, label=config.label, split=config.split, group=config.group, classes=config
+        models, config.source, label=config.label, split=config.split, group=config.group, classes=config
     )
     members = load_members(
-        config.model,
+        models,
         chosen.index.records,
         segments=config.segments if config.window is None else config.segments or 1,
         views=config.views,

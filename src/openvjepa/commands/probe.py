@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from openvjepa.config import ProbeConfig, command, to_mapping, to_yaml
+from openvjepa.data.lists.records import VideoIndex
 from openvjepa.data.lists.seen import SPLITS_FILE, splits_csv
 from openvjepa.data.lists.splits import read_splits
+from openvjepa.data.splitting.several import splits_of_labels
 from openvjepa.errors import ConfigError
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.features.sampling import clip_rate
-from openvjepa.inference.classifier import VideoClassifier, save_classifier
+from openvjepa.inference.classifier import HEADS, VideoClassifier, save_classifier
 from openvjepa.probing.doubts import differ, near_duplicates
 from openvjepa.probing.features import mean_tokens
 from openvjepa.probing.folds.pool import read_pool
@@ -58,6 +60,8 @@ class ProbeResult:
     """Spent encoding and training."""
     warnings: tuple[str, ...] = ()
     """What may be wrong with the accuracies."""
+    by_label: dict[str, ProbeResult] = field(default_factory=dict)
+    """With several labels: the result of each; the other fields are those of the first one."""
 
     @property
     def outcomes(self) -> dict[str, Outcome]:
@@ -96,14 +100,30 @@ def probe(config: ProbeConfig) -> ProbeResult:
     if out.resolve() == Path(config.model).resolve():
         raise ConfigError(f"{out}: is the folder of the source model: choose another --out")
     with open_run(out, overwrite=config.overwrite, resumable=False) as folder:
-        return _probe(config, folder)
+        return _several(config, folder) if config.labels else _probe(config, folder)
 
 
-def _probe(config: ProbeConfig, folder: RunFolder) -> ProbeResult:
+def _several(config: ProbeConfig, folder: RunFolder) -> ProbeResult:
+    """A run for each label, in folders of their own; what was encoded for the first one serves all."""
+    out, found = folder.path, dict[str, ProbeResult]()
+    every = splits_of_labels(config, config.labels)
+    folder.start()
+    cache = config.cache_dir or str(out / "features")
+    for label, splits in every.items():
+        own = replace(config, label=label, labels=(), out=str(out / label), cache_dir=cache)
+        with open_run(own.out, overwrite=config.overwrite, resumable=False) as inner:
+            found[label] = _probe(own, inner, splits)
+    write_file(out / SPLITS_FILE, splits_csv(every[config.labels[0]]))
+    write_file(out / HEADS, json.dumps({"labels": config.labels}).encode())
+    return replace(found[config.labels[0]], out=out, by_label=found)
+
+
+def _probe(config: ProbeConfig, folder: RunFolder, splits: dict[str, VideoIndex] | None = None) -> ProbeResult:
     """The probe, in a folder that is held."""
     out, started = folder.path, time.monotonic()
-    pool = read_pool(config)
-    splits = read_splits(config) if pool is None else {}
+    pool = read_pool(config) if splits is None else None
+    if splits is None:
+        splits = read_splits(config) if pool is None else {}
     model = load_model(config.model)
     frame_step, fps = clip_rate(model, config.frame_step, config.fps)
     config = replace(config, frame_step=frame_step, fps=fps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,24 @@ from openvjepa.model.pooler import average_softmax
 from openvjepa.weights.files import read_metadata
 from openvjepa.weights.hub import SETTINGS, WEIGHTS, load_model, save_model
 from openvjepa.weights.probes import Probe
+
+HEADS = "heads.json"
+"""In a run folder of several labels: which; each has a folder of its own in it."""
+
+
+def heads_of(source: str | Path) -> tuple[str, ...]:
+    """Label columns of a run with several; none of any other source.
+
+    Raises:
+        CheckpointError: the list of them cannot be read.
+    """
+    path = Path(source) / HEADS
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(str(name) for name in json.loads(path.read_text(encoding="utf-8"))["labels"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({type(error).__name__})") from None
 
 
 @dataclass(frozen=True)
@@ -159,6 +178,10 @@ def load_classifier(source: str | Path, records: tuple[VideoRecord, ...] = ()) -
         CheckpointError: missing or damaged, or there is no classifier.
     """
     folder = Path(source)
+    if heads := heads_of(folder):
+        raise CheckpointError(
+            f"{folder}: holds classifiers of {', '.join(heads)}: name one of its folders, such as {folder / heads[0]}"
+        )
     if not (folder / WEIGHTS).exists() and (folder / "results.json").exists():
         raise CheckpointError(
             f"{folder}: holds no classifier: run `vjepa probe` with --kinds grid, linear or attentive"

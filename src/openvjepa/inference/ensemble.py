@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from openvjepa.data.lists.index import VideoIndex, VideoRecord
 from openvjepa.data.media.images import is_image
 from openvjepa.errors import ConfigError
 from openvjepa.features.encode import EncodeSettings, encode_videos
-from openvjepa.inference.classifier import VideoClassifier, load_classifier
+from openvjepa.inference.classifier import VideoClassifier, heads_of, load_classifier
 from openvjepa.inference.predictions import Answer, best_of
 from openvjepa.train.distributed import Runtime
 from openvjepa.weights.files import weights_digest
@@ -37,6 +38,8 @@ class Member:
     name: str
     classifier: VideoClassifier
     encoder_key: tuple[str, str]
+    label: str | None = None
+    """Label column, of a run with several: answers about different columns are not combined."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def load_members(
     """Load classifiers; those with equal encoders hold the same one.
 
     Args:
-        sources: run folders of `vjepa probe` or `vjepa finetune`, or what load_model reads with a probe.
+        sources: a run with several labels gives a member for each. Run folders
+            of `vjepa probe` or `vjepa finetune`, or what load_model reads with a probe.
         records: what will be shown, which may be images.
         segments: clips along a video; None: as many as each was evaluated with (of images always one: all are alike).
         views: crops of each clip; None: as many as each was evaluated with.
@@ -91,7 +95,9 @@ def load_members(
     """
     members: list[Member] = []
     still = bool(records) and all(is_image(record.path) for record in records)
-    for source in sources:
+    named = [(source, str(Path(source) / head), head) for source in sources for head in heads_of(source)]
+    alone = [(source, source, None) for source in sources if not heads_of(source)]
+    for _, source, label in sorted([*named, *alone], key=lambda entry: sources.index(entry[0])):
         classifier = load_classifier(source, tuple(records))
         plan = classifier.plan
         plan = plan.asked(ClipConfig(segments=1 if still else segments, views=views, placement=placement, fit=fit))
@@ -99,7 +105,7 @@ def load_members(
             plan = replace(plan, spec=ClipSpec(plan.spec.num_frames, frame_step, fps))
         key = to_yaml(classifier.encoder.config), weights_digest(classifier.encoder)
         same = next((member.classifier.encoder for member in members if member.encoder_key == key), classifier.encoder)
-        members.append(Member(source, replace(classifier, encoder=same, plan=plan), key))
+        members.append(Member(source, replace(classifier, encoder=same, plan=plan), key, label))
     return members
 
 
@@ -112,10 +118,10 @@ def passes(members: Sequence[Member]) -> list[list[int]]:
 
 
 def label_sets(members: Sequence[Member]) -> list[list[int]]:
-    """Members (by number) that know the same classes, in any order."""
-    groups: dict[frozenset[str], list[int]] = {}
+    """Members (by number) that know the same classes of the same label, in any order."""
+    groups: dict[tuple[str | None, frozenset[str]], list[int]] = {}
     for number, member in enumerate(members):
-        groups.setdefault(frozenset(member.classifier.classes), []).append(number)
+        groups.setdefault((member.label, frozenset(member.classifier.classes)), []).append(number)
     return list(groups.values())
 
 

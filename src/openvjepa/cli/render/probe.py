@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.table import Table
 
@@ -19,6 +20,11 @@ from openvjepa.reports.runs.probe import headline, table_rows, with_interval
 
 def probe(result: ProbeResult, config: ProbeConfig) -> None:
     """The accuracies as a table, with few labels too if they were asked for, and what could not be read."""
+    for label, found in result.by_label.items():
+        say(f"label {label}")
+        probe(replace(found, by_label={}), config)
+    if result.by_label:
+        return
     show(_accuracies(result) if result.probed.folds is None else _folds(result.probed.folds, result.probed))
     if result.shares:
         show(_low_shot(result.shares))

@@ -106,12 +106,26 @@ class ProbeConfig(SplitConfig, ClipConfig, ComputeConfig, LoaderConfig):
     folds: Annotated[int, Range(2, 1000)] | None = None
     """Folds of a cross-validation; groups are never divided. None: a single split, or the folds of a list that has
     a column `fold`."""
+    labels: tuple[Text, ...] = ()
+    """Several CSV columns in place of one `label`: one split, features encoded once, a classifier for each in OUT/COLUMN."""
     seeds: Few = 1
     """Repetitions of the cross-validation with other folds (unless the list has them), initial weights and sample order."""
     baselines: bool = True
     """Also probe raw pixels and the same encoder with random weights (on a CPU only up to 100 M parameters)."""
     overwrite: bool = False
     """Delete the results of an earlier run in the run folder. Cached features are kept."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folds is not None and self.label_fraction:
+            raise ConfigError("label_fraction takes a single split: leave out folds")
+        if self.folds is not None and self.val_source is not None:
+            raise ConfigError("with folds, every training video is a validation video in turn: leave out val_source")
+        if self.labels and (self.label is not None or self.folds is not None):
+            raise ConfigError("labels take the place of label, and allow no folds: leave these out")
+        odd = [name for name in self.labels if set(name) & set("/\\:") or name[0] == "." or name == "features"]
+        if odd or len(set(self.labels)) < len(self.labels):
+            raise ConfigError("labels: give different columns, whose names can be names of folders")
 
 
 @dataclass(frozen=True)
