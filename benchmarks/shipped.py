@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/shipped.py prepare --data DATA --work runs/shipped
     .venv/bin/python benchmarks/shipped.py train --work runs/shipped
-    .venv/bin/python benchmarks/shipped.py judge --work runs/shipped
     .venv/bin/python benchmarks/shipped.py ship --work runs/shipped
+    .venv/bin/python benchmarks/shipped.py judge --set rc_driving --work runs/shipped
+    .venv/bin/python benchmarks/shipped.py table
 
 DATA holds one folder for each set, as downloaded (src/openvjepa/weights/shipped/openvjepa-small/README.md names sources and
 licenses): surveillance/{fight,noFight}, sign_digits/0 ... 9, shapes_motion/{circular,horizontal,vertical}, rc_driving, grocery
@@ -11,8 +12,9 @@ and clothing with an index.csv each (the authors' splits; by block of time; by s
 
 Held out as a whole: people (sign_digits), blocks of ten neighboring numbers (surveillance), a color (shapes_motion), senders
 (clothing), blocks of time (rc_driving), the authors' test split (grocery). `prepare` writes sets/NAME.csv with the splits,
-train/NAME.csv with what is trained on, and heldout.json with the SHA-256 of every held-out file. A photograph is trained on as
-a clip of a camera that pans, zooms and turns over it, because a still teaches nothing about time.
+train/NAME.csv with what is trained on, and heldout.txt with the first 16 digits of the SHA-256 of every held-out file (kept as
+benchmarks/results/shipped-heldout.txt). A photograph is trained on as a clip of a camera that pans, zooms and turns over it,
+because a still teaches nothing about time.
 """
 
 from __future__ import annotations
@@ -22,17 +24,35 @@ import bisect
 import csv
 import hashlib
 import json
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from openvjepa.data.rendered.synthetic import write_video
+from descriptors import gradient_histograms, pixel_tokens
+from learning import features, judge, plain_clips
+from openvjepa.commands.pretrain import pretrain
+from openvjepa.config import PRESETS, ComputeConfig, PhysicsConfig, ShapesConfig
+from openvjepa.data.lists.index import VideoIndex, read_index
+from openvjepa.data.rendered.physics import make_physics
+from openvjepa.data.rendered.synthetic import make_shapes, write_video
+from openvjepa.features.encode import encode
+from openvjepa.model.pixels import untrained
+from openvjepa.train.distributed import make_runtime
+from openvjepa.weights.hub import load_model, save_model
 
+SHIPPED = "src/openvjepa/weights/shipped/openvjepa-small"
+RESULTS = "benchmarks/results/shipped.jsonl"
 FRAMES, SIZE, FPS = 16, 80, 10
+COUNTS = ("all", "20", "5")  # labels of each class
+MOST = 500  # videos of a split that are judged
+LABELS = {"shapes-hard": ("motion", "appearance")}
 PHOTOGRAPHS = ("sign_digits", "grocery", "clothing")
 WEIGHTS = {
     "surveillance": 1.5,
@@ -146,13 +166,13 @@ def write_list(path: Path, rows: Iterable[tuple[str, ...]], header: tuple[str, .
 
 def prepare(args: argparse.Namespace) -> None:
     """Splits, and the clips of photographs."""
-    work, heldout = Path(args.work), {}
+    work, lines = Path(args.work), list[str]()
     for name, files in sets(Path(args.data).resolve()).items():
         rows = [(str(file.path), file.label, file.split) for file in files]
         write_list(work / "sets" / f"{name}.csv", rows, ("path", "label", "split"))
         held = [file for file in files if file.split != "train"]
-        heldout[name] = {file.path.name: hashlib.sha256(file.path.read_bytes()).hexdigest() for file in held}
-        hashes = set(heldout[name].values())
+        hashes = {hashlib.sha256(file.path.read_bytes()).hexdigest() for file in held}
+        lines += [f"{name} {value[:16]}" for value in sorted(hashes)]
         shown = [file for file in files if file.split == "train"]
         copies = [file for file in shown if hashlib.sha256(file.path.read_bytes()).hexdigest() in hashes]
         shown = [file for file in shown if file not in copies]  # the same file in two splits
@@ -167,7 +187,137 @@ def prepare(args: argparse.Namespace) -> None:
                 picture = np.asarray(Image.open(file.path).convert("RGB"))
                 write_video(target, camera_move(picture, np.random.default_rng((0, i))), fps=FPS)
         write_list(work / "train" / f"{name}.csv", [(str(path.resolve()),) for path in paths], ("path",))
-    (work / "heldout.json").write_text(json.dumps(heldout, indent=1))
+    (work / "heldout.txt").write_text("\n".join([*lines, ""]))
+
+
+def train(args: argparse.Namespace) -> None:
+    """The rendered worlds, then `vjepa pretrain` with the recipe; the learning rate ends at its lowest."""
+    work = Path(args.work)
+    hard = ShapesConfig(
+        out=str(work / "shapes-hard"), train=4000, val=192, test=480, size=64, fps=10, texture=0.3, clutter=2, seed=1000
+    )
+    physics = PhysicsConfig(
+        out=str(work / "physics"), train=1500, val=28, test=28, size=64, frames=18, fps=10, seed=1000
+    )
+    for config, make in ((hard, make_shapes), (physics, make_physics)):
+        if not (Path(config.out) / "index.csv").exists():
+            make(config)
+    base = PRESETS["small"]()
+    sources = [str(work / "train" / f"{name}.csv") for name in tuple(WEIGHTS)[:6]] + [hard.out, physics.out]
+    config = replace(
+        base,
+        sources=tuple(sources),
+        out=str(work / "run"),
+        model=replace(base.model, depth=4),
+        data=replace(base.data, mix=tuple(WEIGHTS.values()), fps=float(FPS), cache=True, crop_scale=(0.5, 1.0)),
+        views=replace(
+            base.views,
+            global_scale=(0.5, 1.0),
+            local_views=2,
+            local_scale=(0.15, 0.5),
+            local_size=32,
+            token_keep=0.5,
+        ),
+        train=replace(
+            base.train, steps=1100, threads=1, save_every=100, keep_last=3, monitor_every=550, resume=args.resume
+        ),
+    )
+    pretrain(config)
+
+
+def ship(args: argparse.Namespace) -> None:
+    """The encoder of the run in float16, as the package holds it."""
+    model = load_model(Path(args.work) / "run")
+    target = Path(args.out)
+    save_model(target, model.encoder.half(), clip=model.clip)
+    print(target / "model.safetensors", (target / "model.safetensors").stat().st_size, "bytes")
+
+
+def labeled(work: Path, name: str, label: str) -> dict[str, VideoIndex]:
+    """Splits of a set, at most MOST of each, drawn with one seed; classes without training files are left out."""
+    if name == "shapes-hard":
+        index = read_index(work / name, label=label)
+    else:
+        index = read_index(work / "sets" / f"{name}.csv", label=label)
+    parts = {}
+    for split in ("train", "val", "test"):
+        part = index.select(split)
+        rows = np.sort(np.random.default_rng(0).permutation(len(part))[:MOST])
+        parts[split] = replace(part, records=tuple(part.records[i] for i in rows))
+    return parts
+
+
+def judge_set(args: argparse.Namespace) -> None:
+    """Add a line for each label of a set to the results: probes on the shipped encoder and what it is compared with."""
+    torch.set_num_threads(1)
+    name, work = args.set, Path(args.work)
+    model = load_model(args.model)
+    config = replace(PRESETS["small"](), model=model.config)
+    config = replace(config, data=replace(config.data, fps=float(FPS), frame_step=None))
+    still = name in PHOTOGRAPHS  # all tubelets of a photograph are alike: the first will do
+    grid = model.config.grid
+    count = grid.tokens // grid.t if still else grid.tokens
+    encoders = {"openvjepa-small": model.encoder, "untrained": untrained(model.config)}
+    with make_runtime(ComputeConfig(threads=1)) as runtime:
+        kinds: dict[str, Any] = {
+            key: lambda clips, encoder=encoder: encode(encoder, clips, runtime=runtime).numpy()[:, :count]
+            for key, encoder in encoders.items()
+        }
+        kinds["pixels"] = lambda clips: pixel_tokens(clips, model.config)[:, :count]
+        kinds["descriptor"] = gradient_histograms
+        for label in LABELS.get(name, ("label",)):
+            started, parts = time.process_time(), labeled(work, name, label)
+            numbers = sorted({r.label for r in parts["train"].records if r.label is not None})
+            kept = {
+                split: replace(part, records=tuple(r for r in part.records if r.label in numbers))
+                for split, part in parts.items()
+            }
+            y = {s: np.array([numbers.index(r.label) for r in part.records if r.label is not None])
+                 for s, part in kept.items()}  # fmt: skip
+            clips = {split: plain_clips(part, config) for split, part in kept.items()}
+            found = {}
+            for key, tokens in kinds.items():
+                x = {split: features(part, tokens) for split, part in clips.items()}
+                heads = model.encoder.num_heads if key in encoders else 1
+                shape = (1 if still else grid.t, grid.h, grid.w)
+                found[key] = judge(x, y, shape, heads)
+                print(name, label, key, found[key], flush=True)
+            cell = {"set": name, "label": label, "videos": {s: len(part) for s, part in kept.items()}}
+            cell |= {
+                "classes": len(numbers),
+                "majority": round(100 * float(np.bincount(y["test"]).max() / len(y["test"])), 1),
+            }
+            cell |= {"date": time.strftime("%Y-%m-%d"), "cpu_s": round(time.process_time() - started), "results": found}
+            with Path(args.results).open("a") as file:
+                file.write(json.dumps(cell) + "\n")
+
+
+def table(args: argparse.Namespace) -> None:
+    """Write the results into the model card."""
+    names = ("openvjepa-small", "untrained", "pixels", "descriptor")
+    rows = [f"| held-out set | probe | {' | '.join(names)} |", "|---|---|---|---|---|---|"]
+    for line in Path(args.results).read_text().splitlines():
+        cell = json.loads(line)
+        label = "" if cell["label"] == "label" else f", {cell['label']}"
+        where = (
+            f"{cell['set']}{label} ({cell['classes']} classes; {cell['videos']['train']} / {cell['videos']['test']})"
+        )
+        for probe in ("linear", "attentive", "knn", "grid"):
+            shown = []
+            for name in names:
+                found = cell["results"][name].get(probe)
+                values = [] if found is None else [f"{found[count]:.0f}" for count in COUNTS]
+                if name == names[0] and found is not None:
+                    others = [cell["results"][other][probe] for other in names[1:3]]
+                    worse = [found[c] < max(other[c] for other in others) for c in COUNTS]
+                    values = [f"**{v}**" if bad else v for v, bad in zip(values, worse, strict=True)]
+                shown.append(" / ".join(values))
+            rows.append(f"| {where} | {'kNN' if probe == 'knn' else probe} | {' | '.join(shown)} |")
+            where = ""
+    card = Path(SHIPPED) / "README.md"
+    before, rest = card.read_text().split("<!-- table -->")
+    after = rest.split("<!-- end -->")[1]
+    card.write_text("\n".join([f"{before}<!-- table -->", *rows, "", f"<!-- end -->{after}"]))
 
 
 def main() -> None:
@@ -177,6 +327,23 @@ def main() -> None:
     command.add_argument("--data", required=True)
     command.add_argument("--work", default="runs/shipped")
     command.set_defaults(call=prepare)
+    command = commands.add_parser("train", help="the rendered worlds and the training")
+    command.add_argument("--work", default="runs/shipped")
+    command.add_argument("--resume", action="store_true")
+    command.set_defaults(call=train)
+    command = commands.add_parser("ship", help="write the encoder in float16")
+    command.add_argument("--work", default="runs/shipped")
+    command.add_argument("--out", default=SHIPPED)
+    command.set_defaults(call=ship)
+    command = commands.add_parser("judge", help="probes on held-out files of one set")
+    command.add_argument("--set", required=True, choices=[name for name in WEIGHTS if name != "physics"])
+    command.add_argument("--work", default="runs/shipped")
+    command.add_argument("--model", default=SHIPPED)
+    command.add_argument("--results", default=RESULTS)
+    command.set_defaults(call=judge_set)
+    command = commands.add_parser("table", help="write the results into the model card")
+    command.add_argument("--results", default=RESULTS)
+    command.set_defaults(call=table)
     args = parser.parse_args()
     args.call(args)
 

@@ -68,7 +68,7 @@ def test_names_files_and_addresses_are_unique() -> None:
     addresses = [info.url for info in models if info.url] + [url for info in models for url in info.probes.values()]
     for values in ([info.name for info in models], addresses, [info.hf_id for info in models if info.hf_id]):
         assert len(set(values)) == len(values)
-    assert all(info.url or info.hf_id for info in models)
+    assert all(info.url or info.hf_id or info.folder for info in models)
     assert all(0 < value < 100 for info in models for value in info.accuracy.values())
 
 
@@ -84,7 +84,7 @@ def test_published_addresses() -> None:
     assert len(probes) == 3 * 5 + 2 * 2
     assert probes["vith16/in1k"] == f"{base}/jepa/vith16/in1k-probe.pth.tar"
     assert probes["vjepa2-vitg-384/ssv2"] == f"{base}/vjepa2/evals/ssv2-vitg-384-64x2x3.pt"
-    assert {info.hf_id for info in list_models() if not info.url} == {
+    assert {info.hf_id for info in list_models() if not info.url and not info.shipped} == {
         f"facebook/vjepa2-{name}"
         for name in (
             "vitl-fpc16-256-ssv2",

@@ -119,6 +119,8 @@ def _locate(source: str | Path) -> tuple[Path, Mapping[str, Any]]:
         known = registry.of_file(path.name) if path.is_file() else None
         return path, known.arch if known else {}
     info = registry.find(name)
+    if info is not None and info.folder is not None:
+        return info.folder, {}
     if info is not None and info.url is not None:
         return fetch_url(info.url, sha256=info.sha256), info.arch
     if info is not None and info.hf_id is not None:

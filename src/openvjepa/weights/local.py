@@ -37,5 +37,7 @@ def free_memory_gb() -> float | None:
 
 def downloaded(info: ModelInfo) -> Path | None:
     """Where a model is on this computer, from either source; None: nowhere."""
+    if info.folder is not None:
+        return info.folder
     path = cached_url(info.url) if info.url else None
     return cached_hf(info.hf_id) if path is None and info.hf_id else path

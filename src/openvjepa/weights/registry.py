@@ -1,4 +1,4 @@
-"""The published checkpoints of V-JEPA 1, 2 and 2.1: where they are, and what their files do not say.
+"""The model shipped with the package, and the published checkpoints of V-JEPA 1, 2 and 2.1.
 
 Addresses and accuracies are those of Meta's repositories and papers (Bardes et al. 2024; Assran et al. 2025; arXiv 2603.14482).
 A model has the name of the preset that pretrains
@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 _META = "https://dl.fbaipublicfiles.com"
@@ -24,7 +25,7 @@ class ModelInfo:
     name: str
     """What `load_model` takes."""
     family: str
-    """V-JEPA, V-JEPA 2 or V-JEPA 2.1."""
+    """V-JEPA, V-JEPA 2, V-JEPA 2.1, or openvjepa for the shipped model."""
     arch: Mapping[str, Any]
     """Fields of ModelConfig that build its encoder, with what the file does not hold: the clip it was trained with, heads."""
     parameters: float
@@ -36,11 +37,19 @@ class ModelInfo:
     hf_id: str | None = None
     """The same on Hugging Face, or the only place where it is."""
     sha256: str | None = None
-    """Of Meta's file, where it is known."""
+    """Of Meta's file, where it is known, or of the shipped one."""
     accuracy: Mapping[str, float] = field(default_factory=dict[str, float])
     """Benchmark -> published top-1 accuracy, %, of an attentive probe on the frozen encoder."""
     probes: Mapping[str, str] = field(default_factory=dict[str, str])
     """Name -> address of an attentive probe's file."""
+
+    shipped: str | None = None
+    """Folder of the model inside the package, relative to openvjepa/weights; None: it has to be downloaded."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of a shipped model; None: it is not shipped."""
+        return None if self.shipped is None else Path(__file__).parent / self.shipped
 
     @property
     def file(self) -> str | None:
@@ -118,6 +127,16 @@ _L_PROBES = {"ssv2": "ssv2-vitl-16x2x3.pt", "diving48": "diving48-vitl-256.pt"}
 _G_PROBES = {"ssv2": "ssv2-vitg-384-64x2x3.pt", "diving48": "diving48-vitg-384-32x4x3.pt"}
 # Where Hugging Face has a classifier, its accuracies are those of Meta's probe that it was converted from.
 _MODELS = (
+    ModelInfo(
+        "openvjepa-small",
+        "openvjepa",
+        {"arch": "vit_pico", "embed_dim": 192, "depth": 4, "num_heads": 6, "img_size": 64, "num_frames": 16, "patch_size": 8,
+         "tubelet_size": 4, "time_attention": "tubelet", "output_positions": True, "positions": "sincos"},
+        1.9,
+        "Apache-2.0",
+        sha256="a203f1adc9b658d7e62ae001f955611acf5ecf615a3f1ad99966b36ec7f6a4c9",
+        shipped="shipped/openvjepa-small",
+    ),
     _v1("vitl16", 303.9, _L, 80.8, 69.5, 74.8),
     _v1("vith16", 631.6, _H, 82.0, 71.4, 75.9),
     _v1("vith16-384", 631.6, {**_H, "img_size": 384}, 81.9, 72.2, 77.4),
@@ -145,8 +164,13 @@ _MODELS = (
 
 
 def list_models() -> tuple[ModelInfo, ...]:
-    """List the published checkpoints, sorted by family and size."""
+    """List the shipped model and the published checkpoints, sorted by family and size."""
     return _MODELS
+
+
+def shipped_models() -> tuple[ModelInfo, ...]:
+    """List the models that are part of the package: they load without a network, and `vjepa train` compares them by default."""
+    return tuple(info for info in _MODELS if info.shipped is not None)
 
 
 def find(name: str) -> ModelInfo | None:

@@ -19,7 +19,7 @@ class ClassifierConfig(SplitConfig, RateConfig, ComputeConfig, LoaderConfig):
     """Run folder. Repeat an interrupted command to resume: cached features and finished candidates are reused."""
     model: tuple[Text, ...] = ()
     """Encoders to compare: run folders, checkpoint files, names that `vjepa models` lists, `pixels`, `untrained:NAME`. Empty:
-    pixels, untrained:nano, and every published model that is already downloaded and fits in memory."""
+    pixels, untrained:nano, openvjepa-small, and every published model that is already downloaded and fits in memory."""
     kinds: Annotated[tuple[Literal["grid", "linear", "attentive", "knn"], ...], AtLeastOne()] = (
         "grid",
         "linear",
