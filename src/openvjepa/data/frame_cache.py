@@ -22,7 +22,7 @@ from openvjepa.machine import available_memory, size_text
 MARGIN = 1.3  # short side of kept frames over that of a clip; a random crop of less than the frame needs more
 _SMALLER = 1.5  # frames are only made smaller where that saves at least this factor for each side
 _SHARE = 0.6  # of the available memory that may be used
-_LOOKED_AT = 16  # videos whose headers give the estimate
+_LOOKED_AT = 48  # videos whose headers give the estimate
 _CHUNK = 1 << 27  # bytes of decoded frames at a time
 
 _log = logging.getLogger("openvjepa")
