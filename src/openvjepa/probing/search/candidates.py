@@ -35,6 +35,7 @@ from openvjepa.weights.loaded import LoadedModel
 
 FRACTIONS = (0.25, 0.5)  # of the training videos, for the learning curve; all of them are the third point
 REGRESSIONS = ("grid", "linear")
+TIMED_EPOCHS = 3  # of an attentive probe, to estimate the time of all
 _TIMED = 4  # videos that are encoded to estimate the time of all
 
 log = logging.getLogger("openvjepa")
@@ -257,34 +258,35 @@ def _judge(
             num_heads=encoded.model.encoder.num_heads,
             recipe=recipe,
             seed=config.seed,
-            on_epoch=_watch(started, deadline, recipe.epochs_for(videos) * len(folds)),
-            on_fold=lambda done: _check_left(started, deadline, done / len(folds)),
+            on_epoch=_watch(deadline, recipe.epochs_for(videos) * len(folds)),
+            on_fold=lambda done: _check_left(started, deadline, (time.monotonic() - started) * len(folds) / done),
         )
-    outcome = _trained(encoded, kind, config, _watch(started, deadline, recipe.epochs_for(encoded.train)))
+    outcome = _trained(encoded, kind, config, _watch(deadline, recipe.epochs_for(encoded.train)))
     logits = np.full((len(y), len(encoded.classes)), np.nan)
     logits[encoded.train :] = np.log(np.maximum(outcome.val_probabilities, 1e-9))
     return judged(kind, logits, y, folds, time.monotonic() - started)
 
 
-def _watch(started: float, deadline: float, epochs: int) -> OnEpoch:
-    """Ends an attentive probe whose first epochs tell that it takes too long."""
-    done = [0]
+def _watch(deadline: float, epochs: int) -> OnEpoch:
+    """Ends an attentive probe of which even half of all epochs, after which it often stops, take longer than there is time."""
+    started, done = [0.0], [0]
 
     def look(_: int, __: dict[str, float]) -> None:
+        if not done[0]:
+            started[0] = time.monotonic()  # the first epoch is slower than the others
+        elif done[0] >= TIMED_EPOCHS:
+            seconds = (time.monotonic() - started[0]) / done[0] * epochs
+            _check_left(started[0], deadline, seconds, least=0.5)
         done[0] += 1
-        _check_left(started, deadline, min(0.99, done[0] / epochs), least=0.5)  # it often ends at half of all epochs
 
     return look
 
 
-def _check_left(started: float, deadline: float, share: float, least: float = 1.0) -> None:
-    """End a candidate of which `share` is done if even the share `least` of it takes longer than until the deadline."""
-    now = time.monotonic()
-    needed = (now - started) / share
-    if started + least * needed > deadline and share < 1:
-        raise OutOfTimeError(
-            f"it would take about {needed / 60:.1f} min, {max(0.0, deadline - started) / 60:.1f} min were left"
-        )
+def _check_left(started: float, deadline: float, seconds: float, least: float = 1.0) -> None:
+    """End a candidate that takes so many seconds in all, if even the share `least` of it takes longer than there is time."""
+    if started + least * seconds > deadline:
+        left = max(0.0, deadline - started)
+        raise OutOfTimeError(f"it would take about {seconds / 60:.1f} min, {left / 60:.1f} min were left")
 
 
 def _trained(encoded: Encoded, kind: str, config: ClassifierConfig, on_epoch: OnEpoch | None = None) -> Outcome:
