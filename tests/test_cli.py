@@ -387,8 +387,8 @@ def test_help_says_what_every_option_is() -> None:
     assert "--preset NAME Preset to start from" in out
     assert ", ".join(PRESETS) in out
     assert (
-        "--precision {auto,fp32,bf16} auto: bf16 autocast if the hardware supports it, else fp32. (default: auto)"
-        in out
+        "--precision {auto,fp32,bf16,fp16} auto: bf16 autocast if the hardware supports it, fp16 on a GPU "
+        "without bf16 (V100, T4), else fp32. (default: auto)" in out
     )
     assert "model options:" in out
     for verb in VERBS:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, isfinite, nan
@@ -11,21 +13,25 @@ from typing import Annotated, Any, get_args, get_type_hints
 import pytest
 
 import openvjepa.config
+from openvjepa.cli.verbs import VERBS, find
 from openvjepa.config import Config, ModelConfig, Range, check_ranges, from_mapping, ranges_of
 from openvjepa.config.ranges import NotEmpty
 from openvjepa.errors import ConfigError
 
+
+def below(kind: type[Config]) -> set[type[Config]]:
+    """All configurations that derive from one."""
+    return {other for child in kind.__subclasses__() for other in (child, *below(child))}
+
+
+for module in pkgutil.walk_packages(openvjepa.config.__path__, "openvjepa.config."):
+    importlib.import_module(module.name)
 KINDS = sorted(
-    (
-        kind
-        for kind in vars(openvjepa.config).values()
-        if isinstance(kind, type) and issubclass(kind, Config) and kind is not Config
-    ),
-    key=lambda kind: kind.__name__,
+    (kind for kind in below(Config) if kind.__module__.startswith("openvjepa.config.")), key=lambda kind: kind.__name__
 )
 NEEDED = {"source": "videos", "out": "there", "model": "m", "to": "hf", "num_frames": 4, "size": (32, 32)}
 NUMBERS = (nan, inf, -inf, 0, -1, 1e30, 10**23, 10**40)
-MAY_BE_EMPTY = {"source", "model", "video", "geometry", "arch"}  # source, model, video: the command says what to give
+MAY_BE_EMPTY = {"source", "model", "teacher", "video", "geometry", "arch"}  # the command asks for them
 
 
 def leaves(hint: Any) -> set[Any]:
@@ -67,11 +73,47 @@ def variants(kind: type[Config], field: dataclasses.Field[Any], value: Any) -> l
     return [tuple(value if i == place else item for i, item in enumerate(default)) for place in range(len(default))]
 
 
-def test_all_configurations_are_walked() -> None:
-    assert {"ModelConfig", "TrainConfig", "ProbeConfig", "FinetuneConfig", "ShapesConfig", "BenchConfig"} <= {
-        kind.__name__ for kind in KINDS
+SWITCHES = [
+    pytest.param(kind, field, id=f"{kind.__name__}.{field.name}")
+    for kind in KINDS
+    for field in dataclasses.fields(kind)
+    if leaves(get_type_hints(kind)[field.name]) - {type(None)} == {bool}
+]
+
+
+def parts(kind: type[Config]) -> set[type[Config]]:
+    """A configuration and those that its fields hold, in tuples too."""
+    held = {
+        leaf
+        for hint in get_type_hints(kind).values()
+        for leaf in leaves(hint)
+        if isinstance(leaf, type) and issubclass(leaf, Config)
     }
-    assert len(FIELDS) > 130
+    return {kind}.union(*(parts(part) for part in held))
+
+
+def test_all_configurations_are_walked() -> None:
+    """Those of every command and all that they hold, and every field of each in one of the three walks, or a choice."""
+    used = set[type[Config]]().union(*(parts(find(verb.config)) for verb in VERBS))
+    assert len(VERBS) > 19
+    assert used <= set(KINDS)
+    walked = {(param.values[0], param.values[1].name) for param in (*FIELDS, *TEXTS, *SWITCHES)}  # type: ignore[union-attr]
+    for kind in KINDS:
+        hints = get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            found = leaves(hints[field.name])
+            choice = any(isinstance(leaf, str) for leaf in found)  # of Literal
+            config = any(isinstance(leaf, type) and issubclass(leaf, Config) for leaf in found)
+            known = (kind, field.name) in walked or field.name in MAY_BE_EMPTY
+            assert known or choice or config, f"{kind.__name__}.{field.name}: {found}"
+
+
+@pytest.mark.parametrize(("kind", "field"), SWITCHES)
+def test_every_switch_is_true_or_false(kind: type[Config], field: dataclasses.Field[Any]) -> None:
+    optional = type(None) in leaves(get_type_hints(kind)[field.name])
+    for value in ("no", 2, nan, *(() if optional else (None,))):
+        with pytest.raises(ConfigError, match=f"^{field.name} .*: give true or false$"):
+            kind(**given(kind, **{field.name: value}))
 
 
 @pytest.mark.parametrize(("kind", "field"), FIELDS)
@@ -95,6 +137,23 @@ def test_every_number_has_a_range(kind: type[Config], field: dataclasses.Field[A
                 assert inside or field.name in message
 
 
+@pytest.mark.parametrize(("kind", "field"), FIELDS)
+def test_what_is_no_number_is_refused(kind: type[Config], field: dataclasses.Field[Any]) -> None:
+    for wrong in ("many", b"1", True, {}, object()):
+        for value in variants(kind, field, wrong):
+            made, message = outcome(lambda v: kind(**given(kind, **v)), {field.name: value})
+            assert made is None, f"{field.name} {value} is accepted"
+            assert field.name in message
+    hint = get_type_hints(kind)[field.name]
+    lengths = [len(get_args(part)) for part in (hint, *get_args(hint)) if getattr(part, "__origin__", None) is tuple]
+    if lengths and Ellipsis not in get_args(hint) and field.default not in (None, ()):
+        default = field.default if isinstance(field.default, tuple) else (field.default,) * max(lengths)
+        made, message = outcome(lambda v: kind(**given(kind, **v)), {field.name: (*default, default[-1])})
+        if max(lengths) == len(default) and Ellipsis not in {a for p in get_args(hint) for a in get_args(p)}:
+            assert made is None
+            assert f"{field.name}: give" in message
+
+
 def outcome(make: Callable[[dict[str, Any]], Config], values: dict[str, Any]) -> tuple[Config | None, str]:
     """The configuration, or why there is none."""
     try:
@@ -112,6 +171,9 @@ def test_texts_that_must_not_be_empty(kind: type[Config], field: dataclasses.Fie
         for value in variants(kind, field, empty):
             with pytest.raises(ConfigError, match=f"^{field.name} is empty"):
                 kind(**given(kind, **{field.name: value}))
+    for value in variants(kind, field, 3):
+        with pytest.raises(ConfigError, match=f"^{field.name} .* is not a text"):
+            kind(**given(kind, **{field.name: value}))
 
 
 BASE = {"arch": "vit_femto", "img_size": 32, "num_frames": 4, "levels": (1, 3), "predictor_out_dim": 96}

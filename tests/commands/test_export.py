@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from huggingface_hub import constants
 from torch import Tensor
@@ -19,14 +20,15 @@ from openvjepa.cli import main
 from openvjepa.commands.convert import convert
 from openvjepa.commands.export import export
 from openvjepa.commands.probe import probe as run_probe
-from openvjepa.config import ConvertConfig, ExportConfig, ModelConfig, ProbeConfig
+from openvjepa.config import ClipProtocol, ConvertConfig, ExportConfig, Fit, ModelConfig, ProbeConfig
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import CheckpointError, ConfigError
-from openvjepa.model.encoder import Encoder
+from openvjepa.model.encoder import Encoder, create_model
 from openvjepa.model.pooler import AttentiveClassifier, LinearClassifier
 from openvjepa.model.predictor import Predictor
 from openvjepa.weights.formats import hf
 from openvjepa.weights.formats import onnx as onnx_model
+from openvjepa.weights.formats.onnx import onnx_metadata
 from openvjepa.weights.hub import load_model, save_model
 
 LABELS = ("left", "right", "up", "down")
@@ -335,3 +337,53 @@ def need_onnx() -> Any:
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name)
     return pytest.importorskip("onnxruntime")
+
+
+@pytest.mark.parametrize("fit", ["auto", "crop", "squeeze", "pad"])
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("shape", [(40, 40), (40, 100), (90, 41), (32, 32)])
+def test_model_json_says_how_frames_are_made_ready(
+    fit: Fit, antialias: bool, shape: tuple[int, int], tmp_path: Path
+) -> None:
+    """A program that follows model.json gets the clips that our model is shown."""
+    encoder = create_model(SMALL).eval().requires_grad_(False)
+    save_model(tmp_path, encoder, clip=ClipProtocol.of(SMALL, antialias=antialias, fit=fit))
+    model = load_model(tmp_path)
+    facts = onnx_metadata(model)["input"]["resize"]
+    frames = np.random.default_rng(0).integers(0, 256, (SMALL.num_frames, *shape, 3), dtype=np.uint8)
+    assert facts["fit"] == fit
+
+    height, width = shape
+    side = 32
+    way = fit
+    if fit == "auto":  # a share of the area: that of the largest square
+        assert facts["auto"]["crop"].endswith("at least 0.8 of the frame's area")
+        way = "crop" if min(shape) ** 2 / (height * width) >= 0.8 else "squeeze"
+    rule = facts[way]
+    video = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+
+    def resized(size: tuple[int, int]) -> torch.Tensor:
+        assert facts["interpolation"] == "bilinear"
+        return F.interpolate(video, size=size, mode="bilinear", antialias=facts["antialias"]).round().clamp(0, 255)
+
+    if way == "squeeze":
+        result = resized(tuple(rule["size"]))
+    elif way == "pad":
+        scale = side / max(shape)
+        inner = resized((max(1, round(height * scale)), max(1, round(width * scale))))
+        result = torch.tensor(rule["bars"]).view(1, 3, 1, 1).float().repeat(len(video), 1, side, side)
+        top, left = (side - inner.shape[2]) // 2, (side - inner.shape[3]) // 2
+        result[:, :, top : top + inner.shape[2], left : left + inner.shape[3]] = inner
+    elif shape == (side, side):
+        assert rule["frames of this size"] == "as they are"
+        result = video
+    else:
+        cover = rule["cover"][0]
+        scale = cover / min(shape)
+        large = resized((int(height * scale + 1e-9), int(width * scale + 1e-9)))
+        top, left = ((n - side) / 2 for n in large.shape[2:])
+        top, left = (int(v) if antialias else round(v) for v in (top, left))
+        result = large[:, :, top : top + side, left : left + side]
+    clip = model.clip
+    (ours,) = eval_views(frames, clip.size, 1, antialias=clip.antialias, margin=clip.margin, fit=clip.fit)
+    assert (ours.float().transpose(0, 1) - result).abs().max() <= 1  # rounding of the last bit

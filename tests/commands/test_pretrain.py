@@ -30,8 +30,10 @@ from openvjepa.config import (
 )
 from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.errors import CheckpointError, ConfigError, DataError
+from openvjepa.features.encode import encode
 from openvjepa.pretraining.task import PretrainTask
 from openvjepa.train.checkpoint import list_checkpoints, load_checkpoint
+from openvjepa.train.distributed import make_runtime
 from openvjepa.train.logs import read_metrics
 from openvjepa.train.optim import learning_rate, weight_decay
 from openvjepa.weights.hub import load_model
@@ -121,6 +123,20 @@ def test_kill_and_resume_equals_one_go_bit_for_bit(shapes: Path, whole: Path) ->
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert record(out) == record(whole)
+
+
+def test_fp16_trains_to_nearly_the_same_losses(shapes: Path, whole: Path, tmp_path: Path) -> None:
+    pretrain(replace(tiny(shapes, tmp_path / "fp32", precision="fp32", steps=4)))
+    pretrain(replace(tiny(shapes, tmp_path / "fp16", precision="fp16", steps=4)))
+    exact, ours = (read_metrics(tmp_path / name / "metrics.jsonl")[1:] for name in ("fp32", "fp16"))
+    for name in ("loss", "grad_norm_encoder"):
+        assert [line[name] for line in ours] == pytest.approx([line[name] for line in exact], rel=5e-3)
+        assert [line[name] for line in ours] != [line[name] for line in exact]
+    video = shapes / "videos" / sorted(path.name for path in (shapes / "videos").iterdir())[0]
+    model = load_model(tmp_path / "fp16")
+    with make_runtime(TrainConfig(device="cpu", precision="fp16")) as runtime:
+        half = encode(model, video, runtime=runtime)
+    torch.testing.assert_close(half, model.encode(video), rtol=0, atol=0.02)
 
 
 def test_number_of_workers_does_not_matter(shapes: Path, whole: Path, tmp_path: Path) -> None:

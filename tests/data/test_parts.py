@@ -22,7 +22,7 @@ from openvjepa.data.lists.splits import read_splits
 from openvjepa.data.loader import EvalClips, PretrainBatches
 from openvjepa.data.media.video import open_video
 from openvjepa.data.rendered.synthetic import write_video
-from openvjepa.errors import DataError, VideoError
+from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.features.cache import cache_key
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.features.sampling import ClipPlan
@@ -68,9 +68,9 @@ def test_a_part_has_the_frames_on_screen_in_it(
     batch = part.frames([part.frame_count - 1, 0])
     assert numbers(batch.frames) == [last, first]
     assert batch.indices.tolist() == [part.frame_count - 1, 0]
-    with pytest.raises(VideoError, match="asked for frames"):
+    with pytest.raises(VideoError, match=r"asked for frames"):
         part.frames([part.frame_count])
-    with pytest.raises(VideoError, match="asked for frames"):
+    with pytest.raises(VideoError, match=r"asked for frames"):
         part.frames([-1])
 
 
@@ -278,3 +278,15 @@ def test_prepared_copies_keep_their_parts(video: Path, tmp_path: Path, kind: str
     for old, new in zip(before.records, after.records, strict=True):
         assert replace(new, path=old.path, frames=None, fps=None, duration=None) == replace(old, duration=None)
         assert numbers(new.open().all_frames().frames) == numbers(old.open().all_frames().frames)
+
+
+def test_read_clip_asks_for_what_there_is(video: Path) -> None:
+    for start in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=r"start -1|start nan|start inf"):
+            read_clip(video, num_frames=2, start=start)
+    with pytest.raises(VideoError, match=r"asked for a clip at 4 s, and it lasts 4.00 s"):
+        read_clip(video, num_frames=2, start=4.0)
+    with pytest.raises(VideoError, match=r"asked for a clip at 1.5 s, and it lasts 1.00 s"):
+        read_clip(video, num_frames=2, start=1.5, part=(1, 2))
+    with pytest.raises(ConfigError, match="num_frames of a clip is 1000000000000: it must be at most 1048576"):
+        read_clip(video, num_frames=10**12)

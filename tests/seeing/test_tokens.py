@@ -125,3 +125,11 @@ def test_untrained_is_the_same_architecture_with_weights_of_the_seed(saved: Path
     assert not torch.equal(weights[0], weights[3])
     assert "untrained" in first.source
     assert isinstance(first.encoder, Encoder)
+
+
+def test_a_size_that_no_model_sees_is_refused_before_anything_is_resized(
+    model: LoadedModel, clips_folder: Path
+) -> None:
+    for whole in (False, True):
+        with pytest.raises(ConfigError, match=r"tokens for .*: choose a smaller short_side, for at most 262144"):
+            see([model], [clips_folder / "a.mp4"], ClipChoice(SPEC, whole=whole, short_side=16384))

@@ -181,3 +181,15 @@ def test_generators_go_back() -> None:
     drawn = torch.rand(4)
     set_rng_state(before)
     assert torch.equal(torch.rand(4), drawn)
+
+
+def test_the_generator_of_mps_goes_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not run on a Mac here: what torch is asked for."""
+    given: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: torch.tensor([3], dtype=torch.uint8))
+    monkeypatch.setattr(torch.mps, "set_rng_state", given.append)
+    state = rng_state()
+    assert state["mps"].tolist() == [3]
+    set_rng_state(state)
+    assert [value.tolist() for value in given] == [[3]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch.distributed as dist
 
 from openvjepa.config import TrainConfig
 from openvjepa.errors import ConfigError
+from openvjepa.train import distributed
 from openvjepa.train.devices import choose_device, choose_dtype
 from openvjepa.train.distributed import Launch, Runtime, make_runtime, one_process
 
@@ -54,6 +56,15 @@ def test_bf16_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))  # T4; V100 is 7.0
     assert choose_dtype(torch.device("cuda"), "auto") == (torch.float16, "Old GPU lacks bf16")
     assert choose_dtype(torch.device("mps"), "auto") == (torch.float32, "bf16 is not used on mps")
+
+
+def test_fp16_where_it_is_asked_for() -> None:
+    assert choose_dtype(torch.device("cuda"), "fp16") == (torch.float16, "as configured")
+    assert choose_dtype(CPU, "fp16") == (torch.float16, "as configured, though slow: meant for GPUs without bf16")
+    with pytest.raises(ConfigError, match="precision fp16 is for CUDA devices"):
+        choose_dtype(torch.device("mps"), "fp16")
+    with make_runtime(TrainConfig(device="cpu", precision="fp16")) as runtime, runtime.autocast():
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.float16
 
 
 def test_autocast_keeps_weights_in_fp32() -> None:
@@ -150,3 +161,35 @@ def test_two_processes_give_the_weights_of_one(
             torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-6)
     lines = [(tmp_path / name / "metrics.jsonl").read_text().count("\n") for name in commands]
     assert lines == [7, 7]  # one process writes
+
+
+def test_gpus_exchange_by_nccl_with_their_device_and_messages_by_gloo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not run on GPUs here: what torch is asked for."""
+    asked: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: asked.append(("device", {"device": device})))
+    for name in ("init_process_group", "new_group", "destroy_process_group"):
+        monkeypatch.setattr(dist, name, lambda name=name, **settings: asked.append((name, settings)))
+    gpu = torch.device("cuda:1")
+    with distributed._process_group(LAUNCH, gpu):
+        pass
+    with distributed._process_group(LAUNCH, CPU):
+        pass
+    half_hour, day = timedelta(minutes=30), timedelta(days=1)
+    assert asked == [
+        ("device", {"device": gpu}),
+        ("init_process_group", {"timeout": half_hour, "backend": "nccl", "device_id": gpu}),
+        ("new_group", {"backend": "gloo", "timeout": day}),
+        ("destroy_process_group", {}),
+        ("init_process_group", {"timeout": half_hour, "backend": "gloo"}),
+        ("new_group", {"backend": "gloo", "timeout": day}),
+        ("destroy_process_group", {}),
+    ]
+
+
+def test_tf32_only_beside_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(distributed, "choose_device", lambda name: torch.device("cuda"))
+    for precision, inside in (("fp16", "high"), ("fp32", before)):
+        with make_runtime(TrainConfig(precision=precision)):
+            assert torch.get_float32_matmul_precision() == inside
+        assert torch.get_float32_matmul_precision() == before

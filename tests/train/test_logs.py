@@ -136,3 +136,13 @@ def test_full_disk_in_tensorboards_thread_is_one_line(
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be written to"):
         RunLog(tmp_path / "missing", start_step=0, steps=1)
+
+
+def test_the_record_is_json_even_where_a_value_is_not_finite(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, start_step=0, steps=1)
+    log.write(1, {"loss": 0.5, "knn": float("nan")})
+    log.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    values = json.loads(line, parse_constant=pytest.fail)
+    assert values["loss"] == 0.5
+    assert "knn" not in values

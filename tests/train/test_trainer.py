@@ -418,11 +418,28 @@ def test_batches_go_to_the_device() -> None:
     assert moved["n"] == 3
 
 
+def test_an_fp16_run_goes_on_with_its_loss_scale(tmp_path: Path, tiny: ModuleType, whole: Path) -> None:
+    tiny.run(tmp_path / "whole", settings(precision="fp16"))
+    tiny.run(tmp_path / "cut", settings(precision="fp16", save_every=5))
+    list_checkpoints(tmp_path / "cut/checkpoints")[-1].unlink()
+    half = load_newest(tmp_path / "cut/checkpoints")
+    assert half["step"] == 10
+    assert half["scaler"]["_growth_tracker"] == 10
+    tiny.run(tmp_path / "cut", settings(precision="fp16", resume=True))
+    same_end(tmp_path / "whole", tmp_path / "cut")
+    ends = [load_newest(tmp_path / name / "checkpoints")["scaler"] for name in ("whole", "cut")]
+    assert ends[0] == ends[1]
+    assert ends[0]["_growth_tracker"] == 12
+    for ours, exact in zip(record(tmp_path / "whole")[1:], record(whole)[1:], strict=True):
+        assert ours["loss"] == pytest.approx(exact["loss"], rel=0.02)
+        assert ours["loss"] != exact["loss"]
+
+
 # A GPU, where there is one
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("precision", ["fp32", "auto"])
+@pytest.mark.parametrize("precision", ["fp32", "auto", "fp16"])
 def test_cuda_run_and_resume(tmp_path: Path, tiny: ModuleType, precision: str) -> None:
     on_gpu = {"device": "cuda", "precision": precision}
     assert tiny.run(tmp_path / "whole", settings(**on_gpu)).step == 12

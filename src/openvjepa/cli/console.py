@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from openvjepa.atomic import json_text
 from openvjepa.cli.bars import report
 from openvjepa.errors import printable
 from openvjepa.progress import set_reporter
@@ -27,7 +27,7 @@ def say(text: object = "") -> None:
 
 def say_json(value: object) -> None:
     """Write a result for programs."""
-    say(json.dumps(value, indent=1))
+    say(json_text(value))
 
 
 def say_skipped(skipped: Mapping[str, str], most: int = 10) -> None:

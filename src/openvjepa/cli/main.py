@@ -49,6 +49,11 @@ def _guarded(args: list[str]) -> int:
         return FAILED
     except (OpenVJEPAError, OSError, MemoryError) as error:
         return _failed(error, FAILED)
+    except RuntimeError as error:
+        known = _known(error)
+        if known is None:
+            raise
+        return _failed(known, FAILED)
 
 
 def _interrupted(args: list[str], number: int) -> int:
@@ -99,6 +104,11 @@ def _run(verb: Verb, args: list[str]) -> int:
 
         console.say(to_yaml(request.config).rstrip())
         return 0
+    missing = [name for name in verb.needed if getattr(request.config, name) in ("", ())]
+    if missing:
+        names = [name.upper() if name in verb.positional else f"--{name}" for name in missing]
+        text = f"{' and '.join(names)} must be given: `vjepa {verb.words} --help` shows how"
+        return _failed(ConfigError(text), USAGE_ERROR)
     for note in request.notes:
         console.complain(f"warning: {note}")
     with console.messages():
@@ -136,6 +146,19 @@ def _failed(error: BaseException, status: int) -> int:
     if not (getattr(error, "everywhere", False) and os.environ.get("RANK", "0") != "0"):
         console.complain(f"error: {_one_line(error)}")
     return status
+
+
+def _known(error: RuntimeError) -> Exception | None:
+    """What torch's error means, where that is the machine's limit and not a mistake of ours."""
+    text = str(error)
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        return MemoryError()
+    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
+        return OpenVJEPAError(
+            "a process that loads data was ended, as the system does when memory runs out: choose fewer --workers or a "
+            "smaller batch"
+        )
+    return None
 
 
 def _one_line(error: BaseException) -> str:

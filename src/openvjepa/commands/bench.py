@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -11,6 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from openvjepa.atomic import check_file, json_text
 from openvjepa.bench.measure import machine, measure_data, measure_inference, measure_peak, measure_step
 from openvjepa.config import BenchConfig, command
 from openvjepa.data.cores import process_pool, signals_blocked
@@ -34,6 +34,8 @@ def benchmark(config: BenchConfig) -> dict[str, Any]:
     device = choose_device(config.device)
     choose_dtype(device, config.precision)
     models = config.models[:1] if config.quick else config.models
+    if config.out:
+        check_file(config.out)
     log.info("%s, load %s", machine()["processor"], machine()["load"])
     figures: dict[str, Any] = {"date": datetime.datetime.now().isoformat(timespec="seconds"), "machine": machine()}
     figures["peak"] = _apart(measure_peak, config)
@@ -41,7 +43,7 @@ def benchmark(config: BenchConfig) -> dict[str, Any]:
     figures["inference"] = {name: _apart(measure_inference, config, name) for name in models}
     figures["data"] = _apart(measure_data, config)
     if config.out:
-        write_file(Path(config.out), (json.dumps(figures, indent=2) + "\n").encode())
+        write_file(Path(config.out), (json_text(figures, 2) + "\n").encode())
     return figures
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from openvjepa.atomic import check_file
 from openvjepa.config import CompareConfig, command
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.reports.runs.compare import RunSummary, read_run, write_comparison
@@ -26,6 +27,7 @@ def compare(config: CompareConfig) -> list[RunSummary]:
     """
     if not config.runs:
         raise ConfigError("no runs given: pass run folders, such as runs/*")
+    check_file(config.out)
     runs, errors = [], []
     for path in config.runs:
         try:

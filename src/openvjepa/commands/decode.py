@@ -14,7 +14,7 @@ from openvjepa.commands.show import chosen, gather
 from openvjepa.commands.surprise import clip_spec
 from openvjepa.config import DecodeConfig, command
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.media.video import open_video
+from openvjepa.data.lists.index import VideoRecord
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.reports import pages
 from openvjepa.reports.seeing.decode import decoded_panels
@@ -76,14 +76,14 @@ def _decode_videos(config: DecodeConfig, out: Path) -> DecodeResult:
 
 
 def _windows(
-    paths: Sequence[str], spec: ClipSpec, model: PredictiveModel, skipped: dict[str, str]
+    records: Sequence[VideoRecord], spec: ClipSpec, model: PredictiveModel, skipped: dict[str, str]
 ) -> tuple[Tensor, list[str]]:
     """The window in the middle of each video, uint8 [n, 3, T, H, W], and the names; what cannot be read is noted."""
     parts: list[Tensor] = []
     names: list[str] = []
-    for path in paths:
+    for record in records:
         try:
-            video = open_video(path)
+            video = record.open()
             plan = plan_windows(video, spec, 1)
             middle = [len(plan.starts) // 2]
             read = read_windows(
@@ -91,15 +91,16 @@ def _windows(
             )
             _, clips, bad = next(iter(read))
         except VideoError as error:
-            skipped[path] = error.reason
+            skipped[record.name] = error.reason
             continue
         if bad:
-            skipped[path] = next(iter(bad.values()))
+            skipped[record.name] = next(iter(bad.values()))
             continue
         parts.append(clips)
-        names.append(Path(path).name)
+        names.append(Path(record.name).name)
     if not parts:
-        raise DataError(f"none of {len(paths)} videos can be read, for example {paths[0]}: {skipped.get(paths[0])}")
+        first = records[0].name
+        raise DataError(f"none of {len(records)} videos can be read, for example {first}: {skipped.get(first)}")
     return torch.cat(parts), names
 
 

@@ -8,7 +8,6 @@ pixels.
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import time
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from openvjepa.atomic import json_text
 from openvjepa.commands.predict import predict
 from openvjepa.commands.pretrain import pretrain
 from openvjepa.commands.probe import probe
@@ -35,7 +35,7 @@ from openvjepa.config import (
 from openvjepa.config.presets import demo as demo_preset
 from openvjepa.data.lists.index import VideoIndex, read_index
 from openvjepa.data.rendered.synthetic import make_shapes
-from openvjepa.errors import ConfigError, Interrupted
+from openvjepa.errors import Interrupted
 from openvjepa.features.pixels import pixel_tokens
 from openvjepa.pretraining.task import PretrainTask
 from openvjepa.probing.probes import Outcome, probe_features
@@ -75,11 +75,6 @@ def demo(config: DemoConfig) -> DemoResult:
         Interrupted: the pretraining was interrupted.
     """
     out, started = Path(config.out), time.monotonic()
-    if not config.few <= config.train <= config.videos:
-        raise ConfigError(
-            f"few {config.few}, train {config.train}, videos {config.videos}: few must not exceed train, and train "
-            "must not exceed videos"
-        )
     with locked(out):
         clear_demo(out)
         return _demo(config, out, started)
@@ -134,7 +129,7 @@ def _demo(config: DemoConfig, out: Path, started: float) -> DemoResult:
     facts = {"chance": chance, "seed": config.seed, "versions": versions(), "config": to_mapping(recipe)}
     facts["seconds"] = seconds | {"total": round(time.monotonic() - started, 1)}
     write_demo(out, results, chance, config.test, confusions, predictions, chosen, recipe, facts)
-    write_file(out / "results.json", json.dumps({"results": results, **facts}, indent=1).encode())
+    write_file(out / "results.json", json_text({"results": results, **facts}).encode())
     return DemoResult(out, results, chance, facts["seconds"]["total"])
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from openvjepa.atomic import check_file
 from openvjepa.config import EmbedConfig, command, to_mapping
 from openvjepa.data.lists.index import VideoIndex, read_index
 from openvjepa.data.media.images import is_image
@@ -92,8 +93,7 @@ def _check(config: EmbedConfig) -> tuple[Path, Path]:
     out = Path(config.out)
     check_format(out, config.dtype)
     work = out.with_name(f"{out.name}.parts")
-    if out.is_dir():
-        raise ConfigError(f"{out}: is a folder: pass a file")
+    check_file(out)
     if config.overwrite:
         shutil.rmtree(work, ignore_errors=True)
     elif not work.exists():

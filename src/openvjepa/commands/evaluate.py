@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from openvjepa.atomic import json_text
 from openvjepa.config import EvaluateConfig, command, to_mapping
 from openvjepa.data.lists.cells import safe_cell
 from openvjepa.errors import ConfigError
@@ -101,7 +101,7 @@ def _write(config: EvaluateConfig, members: Sequence[Member], result: EvaluateRe
     _write_predictions(result)
     facts = {"computed on": runtime, "settings": to_mapping(config), "versions": versions()}
     write_evaluation(result, members[0].classifier.plan, facts)
-    text = json.dumps({**result.to_dict(), **facts}, indent=1)
+    text = json_text({**result.to_dict(), **facts})
     write_file(result.out / "results.json", text.encode())
 
 
@@ -111,7 +111,7 @@ def _write_over_time(config: EvaluateConfig, result: TemporalResult, runtime: st
     write_segments(result.out / "predictions.csv", [video.timelines[-1] for video in result.videos])
     facts = {"computed on": runtime, "settings": to_mapping(config), "versions": versions()}
     write_temporal(result, facts)
-    write_file(result.out / "results.json", json.dumps({**result.to_dict(), **facts}, indent=1).encode())
+    write_file(result.out / "results.json", json_text({**result.to_dict(), **facts}).encode())
 
 
 def _write_predictions(result: EvaluateResult) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from openvjepa.atomic import json_text
 from openvjepa.config import FINETUNE_PRESETS, FinetuneConfig, command, to_mapping
 from openvjepa.data.augment import Augmentation
 from openvjepa.data.lists.index import SPLITS, VideoIndex
@@ -79,7 +79,7 @@ def _write(config: FinetuneConfig, run: FinetuneRun, result: FinetuneResult) -> 
     results = results_of(config, run, result)
     rows = read_metrics(result.out / "metrics.jsonl")
     write_documents(result.out, results, to_mapping(config), rows, result.probabilities, run.splits["test"], plan)
-    write_file(result.out / "results.json", json.dumps(results, indent=1).encode())
+    write_file(result.out / "results.json", json_text(results).encode())
     log.info(
         "test accuracy %.1f %% (95 %%: %s) of %d videos (chance level %.1f %%, majority class %.1f %%), "
         "validation %.1f %% at epoch %d of %d\nresults in %s: report.html, README.md (model card)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from openvjepa.atomic import check_file
 from openvjepa.commands.live import predict_live
 from openvjepa.config import PredictConfig, command
 from openvjepa.data.lists.index import VideoIndex, VideoRecord, read_index
@@ -84,6 +85,7 @@ def _check_files(config: PredictConfig, records: Sequence[VideoRecord]) -> None:
             continue
         if Path(target).suffix.lower() != suffix:
             raise ConfigError(f"{name} {target}: the file name must end with {suffix}")
+        check_file(target)
         if suffix != ".csv" and len(paths) != 1:
             raise ConfigError(
                 f"{name} needs a single video, but {len(paths)} are given: use csv, or pass one video at a time"

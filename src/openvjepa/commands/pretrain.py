@@ -14,6 +14,7 @@ from openvjepa.data.loader import PretrainBatches, PretrainLoader
 from openvjepa.model.blocks.kernels import describe
 from openvjepa.model.encoder import Encoder
 from openvjepa.pretraining.monitor import CollapseMonitor, monitor_index
+from openvjepa.pretraining.room import check_room
 from openvjepa.pretraining.start import Start
 from openvjepa.pretraining.task import PretrainTask
 from openvjepa.reports.runs.pretrain import report_pretraining
@@ -51,6 +52,7 @@ def pretrain(config: PretrainConfig) -> FitResult:
     config = config if start is None else start.config
     out = Path(config.out)
     with make_runtime(config.train, distributed=True) as runtime, contextlib.ExitStack() as stack:
+        check_room(config, runtime)
         folder = runtime.on_main(lambda: _open(stack, config))
         batches = _batches(config, runtime)
         task = PretrainTask(config)

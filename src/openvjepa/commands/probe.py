@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from openvjepa.atomic import json_text
 from openvjepa.config import ProbeConfig, command, to_mapping, to_yaml
 from openvjepa.data.lists.records import VideoIndex
 from openvjepa.data.lists.seen import SPLITS_FILE, splits_csv
@@ -114,7 +114,7 @@ def _several(config: ProbeConfig, folder: RunFolder) -> ProbeResult:
         with open_run(own.out, overwrite=config.overwrite, resumable=False) as inner:
             found[label] = _probe(own, inner, splits)
     write_file(out / SPLITS_FILE, splits_csv(every[config.labels[0]]))
-    write_file(out / HEADS, json.dumps({"labels": config.labels}).encode())
+    write_file(out / HEADS, json_text({"labels": config.labels}, None).encode())
     return replace(found[config.labels[0]], out=out, by_label=found)
 
 
@@ -220,4 +220,4 @@ def _write(config: ProbeConfig, result: ProbeResult, data: Encoded) -> None:
     if result.shares:
         results["label_efficiency"] = [share.to_dict() for share in result.shares]
     write_report(result.out, result.probed, results, warnings=result.warnings)
-    write_file(result.out / "results.json", json.dumps(results, indent=1).encode())
+    write_file(result.out / "results.json", json_text(results).encode())

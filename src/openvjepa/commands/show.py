@@ -26,7 +26,7 @@ from openvjepa.train.distributed import Runtime, make_runtime
 from openvjepa.train.run_folder import open_output
 from openvjepa.weights.hub import LoadedModel
 
-LISTS = (".csv", ".txt", "")
+LISTS = (".csv", ".tsv", ".txt", ".json", "")
 """Suffixes of lists of files; what has another is a video or image, or cannot be read."""
 
 _log = logging.getLogger("openvjepa")
@@ -131,8 +131,8 @@ def _map(config: ShowConfig, model: LoadedModel, index: VideoIndex, runtime: Run
     """The map of all files, added to what was written before."""
     choice = choice_of(config, model)
     names = index.classes or ()
-    files = [(record.path, None if record.label is None else names[record.label]) for record in index.records]
-    asked = [(record.path, None) for record in gather(config.query, None).records] if config.query else []
+    files = [(record, None if record.label is None else names[record.label]) for record in index.records]
+    asked = [(record, None) for record in gather(config.query, None).records] if config.query else []
     parts = [
         embed_clips(model, part, choice, layer=config.layer, runtime=runtime, batch_size=config.batch_size, query=query)
         for part, query in ((files, False), (asked, True))
@@ -148,13 +148,13 @@ def _map(config: ShowConfig, model: LoadedModel, index: VideoIndex, runtime: Run
     return ShowResult((*before.files, *written), before.skipped | skipped)
 
 
-def chosen(index: VideoIndex, limit: int) -> list[str]:
-    """Paths of at most `limit` files, spread evenly over the index."""
-    paths = [record.path for record in index.records]
-    if len(paths) <= limit:
-        return paths
-    _log.info("%d of %d files are shown, evenly spread (--limit)", limit, len(paths))
-    return [paths[int(i)] for i in np.linspace(0, len(paths) - 1, limit).round()]
+def chosen(index: VideoIndex, limit: int) -> list[VideoRecord]:
+    """At most `limit` files, spread evenly over the index."""
+    records = list(index.records)
+    if len(records) <= limit:
+        return records
+    _log.info("%d of %d files are shown, evenly spread (--limit)", limit, len(records))
+    return [records[int(i)] for i in np.linspace(0, len(records) - 1, limit).round()]
 
 
 def choice_of(config: ShowConfig, model: LoadedModel) -> ClipChoice:

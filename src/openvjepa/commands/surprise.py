@@ -12,6 +12,7 @@ import numpy as np
 from openvjepa.commands.show import chosen, gather
 from openvjepa.config import RateConfig, SurpriseConfig, command
 from openvjepa.data.clips import ClipSpec
+from openvjepa.data.lists.index import VideoRecord
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.progress import Meter
 from openvjepa.reports.seeing.surprise import PageFacts, accuracies, heat_limit, write_annotated, write_page
@@ -72,21 +73,21 @@ def _surprise(config: SurpriseConfig, out: Path) -> SurpriseResult:
     trials: Sequence[Trial] = ()
     if config.benchmark is not None:
         trials = read_benchmark(config.videos[0], config.benchmark, split=config.split)
-        paths = [trial.path for trial in trials]
+        files: Sequence[str | VideoRecord] = [trial.path for trial in trials]
     else:
         index = gather(config.videos, config.label)
-        paths = chosen(index, config.limit or len(index))
+        files = chosen(index, config.limit or len(index))
     model = load_predictive(config.model, seed=config.seed)
     contexts = check_contexts(config.contexts, model.config) if config.contexts else default_contexts(model.config)
     spec = clip_spec(model, config)
     with make_runtime(config) as runtime:
         model.to(runtime.device)
         settings = FollowSettings(spec, contexts, config.stride, config.batch_size, runtime)
-        found = _follow(model, paths, settings)
+        found = _follow(model, files, settings)
     videos = tuple(video for video in found if isinstance(video, VideoSurprise))
     skipped = {video.path: video.reason for video in found if isinstance(video, VideoError)}
     if not videos:
-        raise DataError(f"none of {len(paths)} videos can be read, for example {next(iter(skipped.items()))}")
+        raise DataError(f"none of {len(files)} videos can be read, for example {next(iter(skipped.items()))}")
     separations = _separations(trials, found, config.seed) if trials else {}
     result = SurpriseResult(videos, skipped, separations, ())
     files = _write(config, out, model, settings, result, found)
@@ -100,11 +101,13 @@ def clip_spec(model: PredictiveModel, rate: RateConfig) -> ClipSpec:
     return ClipSpec(model.config.num_frames, model.clip.frame_step, model.clip.fps)
 
 
-def _follow(model: PredictiveModel, paths: Sequence[str], settings: FollowSettings) -> list[VideoSurprise | VideoError]:
-    mean = reference_mean(model, paths, settings)
+def _follow(
+    model: PredictiveModel, files: Sequence[str | VideoRecord], settings: FollowSettings
+) -> list[VideoSurprise | VideoError]:
+    mean = reference_mean(model, files, settings)
     found: list[VideoSurprise | VideoError] = []
-    with Meter("measuring surprise", len(paths)) as meter:
-        for video in follow_all(model, paths, settings, mean):
+    with Meter("measuring surprise", len(files)) as meter:
+        for video in follow_all(model, files, settings, mean):
             found.append(video)
             meter.show(len(found))
     return found
@@ -139,8 +142,6 @@ def _write(
     found: Sequence[VideoSurprise | VideoError],
 ) -> list[Path]:
     """CSV, page and annotated copies."""
-    from openvjepa.data.media.video import open_video
-
     facts = PageFacts(model.name, _facts(settings, len(result.videos)))
     extra = [accuracies(result.separations)] if result.separations else []
     write_csv(out / CSV, found)
@@ -164,9 +165,7 @@ def _write(
             stem = Path(video.path).stem
             taken = any(Path(other.path).stem == stem for other in result.videos[:number])
             target = out / (f"surprise-{stem}-{number + 1}.mp4" if taken else f"surprise-{stem}.mp4")
-            frames = read_frames(
-                open_video(video.path), video.plan, model.config.image_hw, antialias=model.clip.antialias
-            )
+            frames = read_frames(video.record.open(), video.plan, model.config.image_hw, antialias=model.clip.antialias)
             files.append(write_annotated(target, video, frames, high, caption))
     return files
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from openvjepa.atomic import json_text
 from openvjepa.config import PropagationConfig, TrackConfig, command
 from openvjepa.config.parts import part
+from openvjepa.data.lists.cells import safe_cell
 from openvjepa.data.media.images import is_image_name
 from openvjepa.data.media.video import Video, open_video
 from openvjepa.errors import ConfigError, DataError, VideoError
@@ -106,7 +107,7 @@ def _check(config: TrackConfig) -> np.ndarray | None:
         places = [[float(number) for number in point.split(",")] for point in config.points]
     except ValueError:
         places = list[list[float]]([[]])
-    if any(len(place) != 2 for place in places):
+    if any(len(place) != 2 or not np.isfinite(place).all() for place in places):
         raise ConfigError(f"points {' '.join(config.points)}: write each as x,y in pixels, such as 120,80")
     return np.array(places) if places else None
 
@@ -160,7 +161,7 @@ def _point_rows(tracks: PointTracks, video: Video) -> Iterator[Sequence[object]]
 
 def _csv(rows: Iterator[Sequence[object]]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(map(safe_cell, row) for row in rows)
     return text.getvalue().encode()
 
 
@@ -223,5 +224,5 @@ def _write_scores(out: Path, scores: Sequence[Agreement], skipped: dict[str, str
     summary = {"j_and_f": round((j + f) / 2, 4), **means, "objects": len(scores), "skipped": skipped}
     return [
         write_file(out / "scores.csv", _csv(iter(table))),
-        write_file(out / "scores.json", json.dumps(summary, indent=2).encode()),
+        write_file(out / "scores.json", json_text(summary, 2).encode()),
     ]

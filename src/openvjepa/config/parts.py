@@ -7,16 +7,17 @@ with a different default redefines the field.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 from openvjepa.config.clips import Fit, Placement
-from openvjepa.config.ranges import Config, Count, FrameRate, ProperShare, Seed, Share, Text, Threads, Workers
+from openvjepa.config.ranges import Config, Count, FrameRate, ProperShare, Seed, Share, Text, Threads, Workers, choose
 from openvjepa.errors import ConfigError
 
 PartT = TypeVar("PartT", bound=Config)
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Tune = Literal["head", "last", "lora", "all"]
 """Which weights of the encoder are fine-tuned."""
 Head = Literal["attentive", "linear"]
@@ -37,9 +38,16 @@ class ComputeConfig(Config):
     device: Text = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     precision: Precision = "fp32"
-    """auto: bf16 autocast if the hardware supports it, else fp32."""
+    """auto: bf16 autocast if the hardware supports it, fp16 on a GPU without bf16 (V100, T4), else fp32."""
     threads: Threads | None = None
     """CPU threads for the model; None: PyTorch's default."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,3})?", self.device):
+            raise ConfigError(
+                f"device {self.device[:40]!r} is unknown: {choose(self.device, ('auto', 'cpu', 'cuda', 'cuda:N', 'mps'))}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,6 +119,7 @@ def check_ranges(config: object) -> None:
         value = _plain(getattr(config, name), hint)
         if value is not getattr(config, name):
             object.__setattr__(config, name, value)
+        _check_kind(name, value, hint)
         for rule in rules:
             _check(name, value, rule, whole=int in _leaves(hint) and float not in _leaves(hint))
 
@@ -168,6 +169,32 @@ def _plain(value: Any, hint: Any) -> Any:
     return value
 
 
+def _check_kind(name: str, value: Any, hint: Any) -> None:
+    """Refuse a switch that is no truth value, a text that is none, and a tuple of another length than its type says."""
+    leaves = _leaves(hint) - {Ellipsis}
+    if value is None and type(None) in leaves:
+        return
+    leaves -= {type(None)}
+    if leaves == {bool} and not isinstance(value, bool):
+        raise ConfigError(f"{name} {str(value)[:40]!r}: give true or false")
+    items: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
+    if leaves == {str} and any(item is not None and not isinstance(item, str) for item in items):
+        raise ConfigError(f"{name} {str(value)[:40]!r} is not a text")
+    lengths = set(_lengths(hint))
+    if isinstance(value, tuple) and lengths and None not in lengths and len(items) not in lengths:
+        raise ConfigError(f"{name}: give {' or '.join(map(str, sorted(map(int, lengths))))} values, not {len(items)}")
+
+
+def _lengths(hint: Any) -> Iterator[int | None]:
+    """How many entries the tuples of a type have; None: any number."""
+    if get_origin(hint) is tuple:
+        entries = get_args(hint)
+        yield None if Ellipsis in entries else len(entries)
+        return
+    for part in get_args(hint):
+        yield from _lengths(part)
+
+
 def _check(name: str, value: Any, rule: Rule, *, whole: bool) -> None:
     if value is None:
         return
@@ -191,7 +218,7 @@ def _check(name: str, value: Any, rule: Rule, *, whole: bool) -> None:
 
 
 def _check_number(name: str, number: Any, rule: Range, *, whole: bool) -> None:
-    if isinstance(number, (str, bytes)) or not hasattr(number, "__float__"):
+    if isinstance(number, (bool, str, bytes)) or not hasattr(number, "__float__"):
         raise ConfigError(f"{name} {str(number)[:40]!r} is not a number")
     if not rule.holds(number) or (whole and number != int(number)):
         kind = "a whole number" if whole else "a number"

@@ -27,6 +27,8 @@ def from_mapping(kind: type[ConfigT], values: Any, *, where: str = "configuratio
     """
     from pydantic import TypeAdapter, ValidationError  # slow to import, and help does without
 
+    if not isinstance(values, (dict, kind)):
+        raise ConfigError(f"{where}: not a configuration: give settings as `name: value`, a line each")
     try:
         return TypeAdapter(kind).validate_python(values, extra="forbid")
     except ValidationError as error:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from openvjepa.config.clips import Placement
 from openvjepa.data.media.video import Video, open_video
-from openvjepa.errors import ConfigError
+from openvjepa.errors import ConfigError, VideoError
 
 _ROUNDING = 1e-9  # s; of sums of times
+MOST_FRAMES = 2**20  # of a clip
 _STEADY = 0.1  # of a frame: how far the frames of a constant rate may lie from their places
 
 
@@ -40,6 +41,8 @@ class ClipSpec:
                 raise ConfigError(f"{name} of a clip is {value}: it must be a number above 0")
             if value is not None and name != "fps" and value != int(value):
                 raise ConfigError(f"{name} of a clip is {value}: it must be a whole number")
+        if self.num_frames > MOST_FRAMES:
+            raise ConfigError(f"num_frames of a clip is {self.num_frames}: it must be at most {MOST_FRAMES}")
 
     def seconds_per_frame(self, video: Video) -> float:
         """Time between two frames of the clip."""
@@ -139,12 +142,14 @@ def read_clip(
 
     Raises:
         ConfigError: num_frames, frame_step or fps is not above 0, or start is negative or not finite.
-        VideoError: the file cannot be read, or has no such part.
+        VideoError: the file cannot be read, has no such part, or ends before the start.
     """
     spec = ClipSpec(num_frames, frame_step if fps is None else None, fps)
     first, last = part or (None, None)
     video = open_video(path, start=first, end=last)
     begin = spec.segment_starts(video, 1)[0] if start is None else start
+    if start is not None and video.duration <= start < math.inf:
+        raise VideoError(path, f"asked for a clip at {start:g} s, and it lasts {video.duration:.2f} s")
     return torch.from_numpy(video.frames([int(i) for i in spec.indices(video, begin)]).frames)
 
 

@@ -14,7 +14,7 @@ from openvjepa.config.clips import Fit
 from openvjepa.config.protocol import EVAL_MARGIN, IMAGENET_MEAN, IMAGENET_STD
 from openvjepa.errors import ConfigError
 
-_MAX_CROPPED = 0.2  # share of a frame's area; where a crop loses more, the whole frame is shown
+MAX_CROPPED = 0.2  # share of a frame's area; where a crop loses more, the whole frame is shown
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
@@ -161,7 +161,7 @@ def chosen_fit(fit: Fit, frame: tuple[int, int], size: tuple[int, int], views: i
     """
     if fit != "auto":
         return fit
-    return "crop" if views > 1 or kept_area(frame, size) >= 1 - _MAX_CROPPED else "squeeze"
+    return "crop" if views > 1 or kept_area(frame, size) >= 1 - MAX_CROPPED else "squeeze"
 
 
 def describe_fit(fit: Fit, frame: tuple[int, int], size: tuple[int, int], views: int = 1) -> str:

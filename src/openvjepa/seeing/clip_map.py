@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from openvjepa.data.cores import usable_cores
-from openvjepa.data.media.video import open_video
+from openvjepa.data.lists.records import VideoRecord, as_record
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.features.encode import encode
 from openvjepa.seeing.pca import Moments
@@ -192,7 +192,7 @@ def _umap_places(
 
 def embed_clips(
     model: LoadedModel,
-    files: Sequence[tuple[str, str | None]],
+    files: Sequence[tuple[str | VideoRecord, str | None]],
     choice: ClipChoice,
     *,
     layer: int = -1,
@@ -205,7 +205,7 @@ def embed_clips(
 
     Args:
         model: on the device where it computes.
-        files: (path, label) of each.
+        files: (path or record, label) of each.
         choice: which clips.
         layer: block whose output is averaged (after the encoder's norm), from 0, or negative from the end.
         runtime: autocast to use; None: float32.
@@ -226,15 +226,17 @@ def embed_clips(
             done.extend(_with_features(clip, mean) for (clip, _), mean in zip(waiting, tokens.mean(1), strict=True))
             waiting.clear()
 
-    for (path, label), result in zip(files, _read_ahead(model, files, choice, thumbnail), strict=True):
+    records = [as_record(file) for file, _ in files]
+    found = _read_ahead(model, records, choice, thumbnail)
+    for record, (_, label), result in zip(records, files, found, strict=True):
         if isinstance(result, str):
-            skipped[path] = result
-            _log.warning("%s: cannot be read: %s", path, result)
+            skipped[record.name] = result
+            _log.warning("%s: cannot be read: %s", record.name, result)
             continue
         for (start, end), picture, video in result:
             if waiting and waiting[0][1].shape != video.shape:
                 flush()
-            waiting.append((MappedClip(path, start, end, label, np.zeros(0, np.float32), picture, query), video))
+            waiting.append((MappedClip(record.path, start, end, label, np.zeros(0, np.float32), picture, query), video))
             if len(waiting) == batch_size:
                 flush()
     flush()
@@ -250,23 +252,23 @@ _Read = list[tuple[tuple[float, float], NDArray[np.uint8], Tensor]]
 
 
 def _read_ahead(
-    model: LoadedModel, files: Sequence[tuple[str, str | None]], choice: ClipChoice, thumbnail: int
+    model: LoadedModel, records: Sequence[VideoRecord], choice: ClipChoice, thumbnail: int
 ) -> Iterator[_Read | str]:
     """Clips of one file after the other, or why it cannot be read; a few files are read at a time, ahead."""
     threads = max(1, usable_cores() - 1)
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[_Read | str]] = deque()
-        for path, _ in files:
-            pending.append(pool.submit(_read, model, path, choice, thumbnail))
+        for record in records:
+            pending.append(pool.submit(_read, model, record, choice, thumbnail))
             if len(pending) > 2 * threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
 
-def _read(model: LoadedModel, path: str, choice: ClipChoice, thumbnail: int) -> _Read | str:
+def _read(model: LoadedModel, record: VideoRecord, choice: ClipChoice, thumbnail: int) -> _Read | str:
     try:
-        video = open_video(path)
+        video = record.open()
         clips: _Read = []
         for frames, times in read_clips(video, choice):
             picture = _shrunk(frames[len(frames) // 2], thumbnail)
@@ -274,7 +276,9 @@ def _read(model: LoadedModel, path: str, choice: ClipChoice, thumbnail: int) -> 
             if len(frames) == 1 and not model.config.modality_embed:
                 frames = frames.repeat(choice.spec.num_frames, 0)
             seen = prepare(frames, model, whole=choice.whole, short_side=choice.short_side)
-            clips.append(((float(times[0]), min(float(times[-1]) + step, video.duration)), picture, seen))
+            clips.append(
+                ((float(times[0]), min(float(times[-1]) + step, video.offset + video.duration)), picture, seen)
+            )
     except VideoError as error:
         return error.reason
     return clips

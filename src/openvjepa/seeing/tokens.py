@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from openvjepa.config.pretraining.model import MOST_TOKENS
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.media.video import Video, open_video
+from openvjepa.data.lists.records import VideoRecord, as_record
+from openvjepa.data.media.video import Video
 from openvjepa.data.transforms import channels_first, eval_views, resize
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.features.encode import encode
@@ -43,7 +45,7 @@ class ClipChoice:
     clips: int | None = 1
     """So many clips one after the other; None: as many as cover the video."""
     start: float | None = None
-    """s from the first frame; None: the clips lie in the middle of the video."""
+    """s from the first frame, of a part from its own; None: the clips lie in the middle of the video."""
     whole: bool = False
     """Whole frames in their own aspect ratio, to the next multiple of the patch; False: the center crop."""
     short_side: int | None = None
@@ -121,7 +123,7 @@ def load_any(source: str, *, seed: int = 0) -> LoadedModel:
 
 def see(
     models: Sequence[LoadedModel],
-    files: Sequence[str | Path],
+    files: Sequence[str | Path | VideoRecord],
     choice: ClipChoice,
     *,
     layer: int = -1,
@@ -134,7 +136,7 @@ def see(
 
     Args:
         models: on the device where they compute.
-        files: what to read; one that cannot be read is skipped, logged and listed.
+        files: what to read, whole or the part that a record means; one that cannot be read is skipped, logged and listed.
         choice: which clips.
         layer: block whose output is taken (after the encoder's norm), from 0, or negative from the end.
         runtime: autocast to use; None: float32.
@@ -145,14 +147,14 @@ def see(
     """
     clips: list[list[ClipTokens]] = [[] for _ in models]
     skipped: dict[str, str] = {}
-    for file in map(str, files):
+    for record in map(as_record, files):
         try:
-            for frames, times in read_clips(open_video(file), choice):
+            for frames, times in read_clips(record.open(), choice):
                 for model, row in zip(models, clips, strict=True):
-                    row.append(_encode(model, file, frames, times, choice, layer, runtime))
+                    row.append(_encode(model, record.path, frames, times, choice, layer, runtime))
         except VideoError as error:
-            skipped[file] = error.reason
-            _log.warning("%s: cannot be read: %s", file, error.reason)
+            skipped[record.name] = error.reason
+            _log.warning("%s: cannot be read: %s", record.name, error.reason)
     if not clips or not clips[0]:
         example = next((f"{path}: {reason}" for path, reason in skipped.items()), "no files were given")
         raise DataError(f"none of {len(skipped)} files can be read ({example})")
@@ -160,7 +162,7 @@ def see(
 
 
 def read_clips(video: Video, choice: ClipChoice) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
-    """Frames [T, H, W, 3] in their own size, and their times [T], of each chosen clip; of an image one frame.
+    """Frames [T, H, W, 3] in their own size, and their times in the file [T], of each chosen clip; of an image one frame.
 
     Raises:
         VideoError: the video cannot be read.
@@ -170,7 +172,7 @@ def read_clips(video: Video, choice: ClipChoice) -> Iterator[tuple[NDArray[np.ui
         return
     for start in clip_starts(video, choice):
         indices = choice.spec.indices(video, start)
-        yield video.frames([int(i) for i in indices]).frames, video.times[indices]
+        yield video.frames([int(i) for i in indices]).frames, video.offset + video.times[indices]
 
 
 def clip_starts(video: Video, choice: ClipChoice) -> list[float]:
@@ -207,9 +209,21 @@ def prepare(frames: NDArray[np.uint8], model: LoadedModel, *, whole: bool, short
     antialias = model.clip.antialias or len(frames) == 1
     if not whole:
         size = model.clip.size if short_side is None else (short_side, short_side)
+        _check_tokens(model, len(frames), size)
         return eval_views(frames, size, 1, antialias=antialias, margin=model.clip.margin)[0]
     size = whole_size(frames.shape[1], frames.shape[2], short_side or min(model.clip.size), model.encoder)
+    _check_tokens(model, len(frames), size)
     return resize(channels_first(frames), size, antialias=antialias).transpose(0, 1).contiguous()
+
+
+def _check_tokens(model: LoadedModel, frames: int, size: tuple[int, int]) -> None:
+    config = model.config
+    tokens = max(1, frames // config.tubelet_size) * (size[0] // config.patch_size) * (size[1] // config.patch_size)
+    if tokens > MOST_TOKENS:
+        raise ConfigError(
+            f"{frames} frames of {size[0]} x {size[1]} px are {tokens} tokens for {model.source}: choose a smaller short_side, "
+            f"for at most {MOST_TOKENS}"
+        )
 
 
 def whole_size(height: int, width: int, short_side: int, encoder: Encoder) -> tuple[int, int]:

@@ -45,14 +45,14 @@ def choose_dtype(device: torch.device, precision: str, reason: str = CONFIGURED)
         reason: why it says so, where it does not say "auto".
 
     Raises:
-        ConfigError: fp16 on a device other than CUDA.
+        ConfigError: fp16 on mps.
     """
     if precision == "fp32":
         return torch.float32, reason
     if precision == "fp16":
-        if device.type != "cuda":
-            raise ConfigError("precision fp16 needs a CUDA device: choose auto, fp32 or bf16")
-        return torch.float16, reason
+        if device.type == "mps":
+            raise ConfigError("precision fp16 is for CUDA devices: choose auto or fp32")
+        return torch.float16, reason if device.type == "cuda" else f"{reason}, though slow: meant for GPUs without bf16"
     supported, found = _bf16_support(device)
     if precision == "bf16":
         return torch.bfloat16, reason if supported else f"{reason}, though slow: {found}"

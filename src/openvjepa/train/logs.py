@@ -94,7 +94,7 @@ class RunLog:
         """Append values and the pace as one line of the record, and the same to TensorBoard."""
         if not self.enabled:
             return
-        values = values | self.pace.figures()
+        values = {name: v for name, v in (values | self.pace.figures()).items() if math.isfinite(v)}  # JSON has no nan
         self._advise(values.get("data_wait", 0.0))
         self.pace = Pace()
         with _writing(self.run_dir):

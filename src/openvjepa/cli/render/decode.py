@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-from openvjepa.cli.console import say
+from openvjepa.cli.console import say, say_json
 from openvjepa.commands.decode import DecodeResult
 from openvjepa.config import DecodeConfig
 
@@ -13,7 +11,7 @@ def decode(result: DecodeResult, config: DecodeConfig) -> None:
     """PSNR of each panel, or JSON."""
     if config.json:
         values = {"psnr": result.psnr, "videos": result.videos, "skipped": result.skipped}
-        say(json.dumps({**values, "files": [str(path) for path in result.files]}, indent=1))
+        say_json({**values, "files": [str(path) for path in result.files]})
         return
     for name, value in result.psnr.items():
         say(f"{name + ' tokens':<17} {value:6.2f} dB")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Column, Table
 
-from openvjepa.cli.console import say, show
+from openvjepa.cli.console import say, say_json, show
 from openvjepa.commands.surprise import SurpriseResult
 from openvjepa.config import SurpriseConfig
 from openvjepa.reports.seeing.surprise import MEASURES
@@ -17,7 +16,7 @@ from openvjepa.reports.seeing.surprise import MEASURES
 def surprise(result: SurpriseResult, config: SurpriseConfig) -> None:
     """A row for each video and each measure, or JSON."""
     if config.json:
-        say(json.dumps(result.to_dict(), indent=1, allow_nan=False))
+        say_json(result.to_dict())
         return
     if result.separations:
         found = Table("measure", "relative", "absolute", "AUROC")

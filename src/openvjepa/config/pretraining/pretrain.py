@@ -154,7 +154,7 @@ class TrainConfig(ComputeConfig):
     seed: Seed = 0
     """Random seed of sample order, clips, crops, masks and initial weights."""
     precision: Precision = field(default="auto", kw_only=True)
-    """auto: bf16 autocast if the hardware supports it, else fp32."""
+    """auto: bf16 autocast if the hardware supports it, fp16 on a GPU without bf16 (V100, T4), else fp32."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: much less memory, about a third more time, identical results."""
     compile: bool = False

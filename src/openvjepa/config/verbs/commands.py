@@ -36,6 +36,9 @@ from openvjepa.config.ranges import (
 from openvjepa.config.verbs.temporal import TemporalConfig
 from openvjepa.errors import ConfigError
 
+DEMO_PAIRS = 48
+"""Pairs of the demo's 8 motions and 6 shapes, which come in turn."""
+
 
 @dataclass(frozen=True)
 class DemoConfig(Config):
@@ -59,6 +62,19 @@ class DemoConfig(Config):
     """Random seed of rendering, pretraining and probes."""
     threads: Threads | None = None
     """CPU threads; None: PyTorch's default."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("few", "val", "test"):
+            if getattr(self, name) < DEMO_PAIRS:
+                raise ConfigError(
+                    f"{name} {getattr(self, name)}: give at least {DEMO_PAIRS}, so that every motion is seen with every shape"
+                )
+        if not self.few <= self.train <= self.videos:
+            raise ConfigError(
+                f"few {self.few}, train {self.train}, videos {self.videos}: few must not exceed train, and train must not "
+                "exceed videos"
+            )
 
 
 @dataclass(frozen=True)
@@ -316,7 +332,7 @@ class BenchConfig(ComputeConfig):
     out: Text | None = None
     """JSON file to write; None: no file."""
     precision: Precision = field(default="auto", kw_only=True)
-    """auto: bf16 autocast if the hardware supports it, else fp32."""
+    """auto: bf16 autocast if the hardware supports it, fp16 on a GPU without bf16 (V100, T4), else fp32."""
     compile: bool = False
     """Compile the transformer blocks (torch.compile) in the training step, as `vjepa pretrain --compile` does."""
 

@@ -82,7 +82,8 @@ class FinetuneConfig(SplitConfig, ClipConfig, ComputeConfig, LoaderConfig):
     eval_batch: Count = 32
     """Batch size at evaluation and feature extraction, in clips."""
     precision: Precision | None = field(default=None, kw_only=True)  # pyright: ignore[reportIncompatibleVariableOverride]
-    """auto: bf16 autocast if the hardware supports it, else fp32. None: fp32 if the encoder is frozen, else auto."""
+    """auto: bf16 autocast if the hardware supports it, fp16 on a GPU without bf16 (V100, T4), else fp32.
+    None: fp32 if the encoder is frozen, else auto."""
     watts: Annotated[float, Range(0, 1e6, above=True)] | None = None
     """Power draw in W, for the emission estimate in the model card; None: 100 W, or 400 W with a GPU."""
     grams_per_kwh: Annotated[float, Range(0, 1e6)] = 480.0

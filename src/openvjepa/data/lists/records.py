@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from openvjepa.data.media.video import LATE, Video, open_video
 from openvjepa.errors import DataError
@@ -79,6 +80,11 @@ class VideoRecord:
         ends = (math.inf if record.end is None else record.end for record in (self, other))
         own_end, other_end = ends
         return (self.start or 0.0) < other_end and (other.start or 0.0) < own_end
+
+
+def as_record(file: str | Path | VideoRecord) -> VideoRecord:
+    """A file as a record of the whole of it; a record as it is."""
+    return file if isinstance(file, VideoRecord) else VideoRecord(str(file))
 
 
 def _seconds(time: float) -> str:

@@ -76,6 +76,7 @@ class Video:
         offset: start of the first frame of a part, s from the first of the file; else 0.
         clock: time stamp of the first frame, s of the file's own clock, which its sound shares.
 
+
     Of a video opened in part, frames and times count from the first frame of the part.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from openvjepa.atomic import json_text
 from openvjepa.config import ClassifierConfig, to_mapping
 from openvjepa.data.lists.index import VideoIndex
 from openvjepa.data.loader import EvalClips
@@ -172,7 +172,7 @@ def write_training(result: TrainResult, config: ClassifierConfig) -> None:
         report.run_facts({"settings": to_mapping(config), **_facts(result), "versions": values["versions"]}),
     ]
     report.write_report(result.out / "report.html", "Classifier", sections, lead=result.headline())
-    write_file(result.out / "results.json", json.dumps(values, indent=1).encode())
+    write_file(result.out / "results.json", json_text(values).encode())
 
 
 def _facts(result: TrainResult) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from openvjepa.data.media.video import open_video
 from openvjepa.errors import VideoError
 from openvjepa.reports import charts, pages
 from openvjepa.reports.seeing.pictures import Panel, Row, enlarged, fit_to, heat, overlay, strip, write_side_by_side
@@ -75,7 +74,9 @@ def write_annotated(
         VideoError: it cannot be encoded.
         CheckpointError: it cannot be written.
     """
-    return write_side_by_side(path, [heat_panel(video, frames, high)], [video.plan.times], caption)
+    return write_side_by_side(
+        path, [heat_panel(video, frames, high)], [video.plan.times - video.plan.times[0]], caption
+    )
 
 
 def write_page(
@@ -142,7 +143,7 @@ def _figure(video: VideoSurprise, model: PredictiveModel, high: float) -> Markup
     curves = charts.line_chart(f"{name}: error", middles, lines, x_label="middle of what is predicted, s")
     ratio = charts.line_chart(f"{name}: ratio", middles, {MEASURES["ratio"]: video.ratios()}, x_label="s")
     try:
-        frames = read_frames(open_video(video.path), video.plan, model.config.image_hw, antialias=model.clip.antialias)
+        frames = read_frames(video.record.open(), video.plan, model.config.image_hw, antialias=model.clip.antialias)
     except VideoError:
         return pages.chart_row((curves, ratio))
     panel = heat_panel(video, frames, high)

@@ -5,7 +5,6 @@ Shapes: W windows that could be read, A context lengths, F sampled frames, h x w
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,17 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.media.video import Video, open_video
+from openvjepa.data.lists.cells import csv_text
+from openvjepa.data.lists.records import VideoRecord, as_record
+from openvjepa.data.media.video import Video
 from openvjepa.errors import DataError, VideoError
 from openvjepa.seeing.surprise.error import PredictiveModel, WindowErrors, mean_tokens, window_errors
 from openvjepa.seeing.surprise.windows import WindowPlan, plan_windows, read_windows
 from openvjepa.train.distributed import Runtime
-from openvjepa.weights.files import whole_file
+from openvjepa.weights.files import write_file
 
 Pooling = Literal["mean", "max"]
 """Over the windows of a video: the mean for matched pairs, the maximum for single videos."""
 
 MEAN_WINDOWS = 64  # over which the mean token of each place is taken, at most
+_COLUMNS = ("path", "start", "end", "surprise", "repeat", "mean", "ratio", "error")
 _log = logging.getLogger("openvjepa")
 
 
@@ -65,7 +67,7 @@ class Score:
 class VideoSurprise:
     """Surprise of one video."""
 
-    path: str
+    record: VideoRecord
     plan: WindowPlan
     contexts: tuple[int, ...]
     windows: tuple[int, ...]
@@ -76,6 +78,11 @@ class VideoSurprise:
     still: bool
     """It is a still image: nothing moves, and its surprise says little."""
     tubelet_size: int
+
+    @property
+    def path(self) -> str:
+        """Its file."""
+        return self.record.path
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -155,19 +162,20 @@ class VideoSurprise:
         }
 
 
-def follow(model: PredictiveModel, path: str, settings: FollowSettings, mean: Tensor) -> VideoSurprise:
+def follow(model: PredictiveModel, file: str | VideoRecord, settings: FollowSettings, mean: Tensor) -> VideoSurprise:
     """Surprise of one video.
 
     Args:
         model: of `predictive_model`.
-        path: video, frame folder or still image.
+        file: video, frame folder or still image, or the part of a video that a record means.
         settings: windows and contexts.
         mean: of `reference_mean` or `mean_tokens`.
 
     Raises:
         VideoError: it cannot be read, or none of its windows can.
     """
-    video = open_video(path)
+    record = as_record(file)
+    video = record.open()
     plan = plan_windows(video, settings.spec, settings.stride)
     numbers, parts, skipped = [], [], {}
     for good, clips, bad in _batches(model, video, plan, settings):
@@ -176,11 +184,11 @@ def follow(model: PredictiveModel, path: str, settings: FollowSettings, mean: Te
             numbers += good
             parts.append(window_errors(model, clips, settings.contexts, mean, settings.runtime))
     if not parts:
-        raise VideoError(path, next(iter(skipped.values())))
+        raise VideoError(record.path, next(iter(skipped.values())))
     fields = ("prediction", "repeat", "mean", "tokens")
     errors = WindowErrors(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
     size = model.config.tubelet_size
-    return VideoSurprise(path, plan, settings.contexts, tuple(numbers), errors, skipped, video.is_image, size)
+    return VideoSurprise(record, plan, settings.contexts, tuple(numbers), errors, skipped, video.is_image, size)
 
 
 def _batches(
@@ -192,30 +200,30 @@ def _batches(
 
 
 def follow_all(
-    model: PredictiveModel, paths: Sequence[str], settings: FollowSettings, mean: Tensor
+    model: PredictiveModel, files: Sequence[str | VideoRecord], settings: FollowSettings, mean: Tensor
 ) -> Iterator[VideoSurprise | VideoError]:
     """`follow` for each video in turn; an error stands in the place of a video that cannot be read."""
-    for path in paths:
+    for record in map(as_record, files):
         try:
-            yield follow(model, path, settings, mean)
+            yield follow(model, record, settings, mean)
         except VideoError as error:
-            _log.warning("skipped %s: %s", path, error.reason)
-            yield error
+            _log.warning("skipped %s: %s", record.name, error.reason)
+            yield VideoError(record.name, error.reason)
 
 
-def reference_mean(model: PredictiveModel, paths: Sequence[str], settings: FollowSettings) -> Tensor:
+def reference_mean(model: PredictiveModel, files: Sequence[str | VideoRecord], settings: FollowSettings) -> Tensor:
     """The mean target token of each place, [N, C], over up to 64 windows spread evenly over the videos.
 
     Raises:
         DataError: none of the videos can be read.
     """
-    spread = np.unique(np.linspace(0, len(paths) - 1, MEAN_WINDOWS).round())
-    chosen = [paths[int(i)] for i in spread]
+    spread = np.unique(np.linspace(0, len(files) - 1, MEAN_WINDOWS).round())
+    chosen = [as_record(files[int(i)]) for i in spread]
     each = -(-MEAN_WINDOWS // len(chosen))
     readable: list[Tensor] = []
-    for path in chosen:
+    for record in chosen:
         try:
-            video = open_video(path)
+            video = record.open()
             plan = plan_windows(video, settings.spec, settings.stride)
         except VideoError:
             continue
@@ -226,7 +234,7 @@ def reference_mean(model: PredictiveModel, paths: Sequence[str], settings: Follo
         for _, clips, _ in read_windows(video, plan, size, batch_size=batch, antialias=model.clip.antialias, only=only):
             readable += [clips] if len(clips) else []
     if not readable:
-        raise DataError(f"none of {len(paths)} videos can be read, for example {paths[0]}")
+        raise DataError(f"none of {len(files)} videos can be read, for example {chosen[0].name}")
     return mean_tokens(model, readable, settings.runtime)
 
 
@@ -236,17 +244,17 @@ def write_csv(path: Path, videos: Sequence[VideoSurprise | VideoError]) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "start", "end", "surprise", "repeat", "mean", "ratio", "error"])
-        for video in videos:
-            if isinstance(video, VideoError):
-                writer.writerow([video.path, *[""] * 6, video.reason])
-                continue
-            for row in video.to_dict()["windows"]:
-                names = ("surprise", "repeat", "mean", "ratio")
-                values = ["" if row[name] is None else f"{row[name]:.6f}" for name in names]
-                writer.writerow([video.path, f"{row['start']:.3f}", f"{row['end']:.3f}", *values, ""])
-            for number, reason in video.skipped.items():
-                start, end = video.plan.span(number)
-                writer.writerow([video.path, f"{start:.3f}", f"{end:.3f}", *[""] * 4, reason])
+    write_file(path, csv_text(_COLUMNS, _window_rows(videos)).encode())
+
+
+def _window_rows(videos: Sequence[VideoSurprise | VideoError]) -> Iterator[dict[str, object]]:
+    for video in videos:
+        if isinstance(video, VideoError):
+            yield {"path": video.path, "error": video.reason}
+            continue
+        for row in video.to_dict()["windows"]:
+            values = {name: "" if row[name] is None else f"{row[name]:.6f}" for name in _COLUMNS[3:7]}
+            yield {"path": video.path, "start": f"{row['start']:.3f}", "end": f"{row['end']:.3f}", **values}
+        for number, reason in video.skipped.items():
+            start, end = video.plan.span(number)
+            yield {"path": video.path, "start": f"{start:.3f}", "end": f"{end:.3f}", "error": reason}

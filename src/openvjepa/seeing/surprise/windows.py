@@ -28,7 +28,7 @@ class WindowPlan:
     numbers: NDArray[np.int64]
     """Number of each sampled frame in the video, [F]."""
     times: NDArray[np.float64]
-    """When each sampled frame is shown, s from the first, [F]."""
+    """When each sampled frame is shown, s from the first of the file, [F]."""
     starts: NDArray[np.int64]
     """First sampled frame of each window, [W]."""
     length: int
@@ -64,7 +64,7 @@ def plan_windows(video: Video, spec: ClipSpec, stride: int) -> WindowPlan:
     last = max(0, count - spec.num_frames)
     starts = list(range(0, last + 1, stride))
     starts += [last] if starts[-1] != last else []
-    return WindowPlan(numbers, times, np.array(starts), spec.num_frames, max(0, spec.num_frames - count))
+    return WindowPlan(numbers, video.offset + times, np.array(starts), spec.num_frames, max(0, spec.num_frames - count))
 
 
 def read_windows(

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from openvjepa.config.protocol import IMAGENET_MEAN
+from openvjepa.data.transforms import MAX_CROPPED
 from openvjepa.errors import CheckpointError, ConfigError
 from openvjepa.version import __version__
 from openvjepa.weights.files import write_file
@@ -97,12 +99,7 @@ def onnx_metadata(model: LoadedModel) -> dict[str, Any]:
             "frame_step": model.clip.frame_step,
             "fps": model.clip.fps,
             "normalize": "(pixel / 255 - mean) / std",
-            "resize": {
-                "cover": [int(height * model.clip.margin), int(width * model.clip.margin)],
-                "interpolation": "bilinear",
-                "antialias": model.clip.antialias,
-                "crop": "center",
-            },
+            "resize": _resize(model),
         },
     }
     if model.probe is None:
@@ -113,6 +110,26 @@ def onnx_metadata(model: LoadedModel) -> dict[str, Any]:
         metadata["output"] = {"name": "logits", "dtype": "float32", "shape": ["batch", classes]}
         metadata["labels"] = model.labels
     return metadata
+
+
+def _resize(model: LoadedModel) -> dict[str, Any]:
+    """How frames of another size or shape are brought to the model's, for model.json: `fit`, and each way that it may mean."""
+    clip, (height, width) = model.clip, model.config.image_hw
+    cover = [int(height * clip.margin), int(width * clip.margin)]
+    ways: dict[str, dict[str, Any]] = {
+        "crop": {"cover": cover, "crop": "center", "frames of this size": "as they are"},
+        "squeeze": {"size": [height, width]},
+        "pad": {"inside": [height, width], "bars": [round(255 * mean) for mean in IMAGENET_MEAN]},
+        "three": {"cover": [height, width], "crop": "three along the longer side: the mean of their outputs"},
+    }
+    named = ("crop", "squeeze") if clip.fit == "auto" else (clip.fit,)
+    values: dict[str, Any] = {"fit": clip.fit, "interpolation": "bilinear", "antialias": clip.antialias}
+    if clip.fit == "auto":
+        values["auto"] = {
+            "crop": f"where the largest crop of this shape keeps at least {1 - MAX_CROPPED:g} of the frame's area",
+            "squeeze": "elsewhere",
+        }
+    return values | {name: ways[name] for name in named}
 
 
 def _export(path: Path, model: LoadedModel) -> None:
