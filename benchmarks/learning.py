@@ -89,9 +89,9 @@ def rendered(name: str, work: Path, seed: int) -> Data:
     return Data(name, (str(folder),), labels)
 
 
-def real(source: str, label: str | None, work: Path, seed: int) -> Data:
-    """A labeled set; its training videos are pretrained on, without labels."""
-    splits = read_splits(ProbeConfig(source=source, label=label, seed=seed))
+def real(source: str, label: str | None, work: Path, seed: int, group: str | None = None) -> Data:
+    """A labeled set; its training videos are pretrained on, without labels. No group (person, source) is divided by splits."""
+    splits = read_splits(ProbeConfig(source=source, label=label, seed=seed, group=group))
     listed = work / f"{Path(source).name}-{label or 'label'}-{seed}.csv"
     listed.parent.mkdir(parents=True, exist_ok=True)
     paths = [str(Path(record.path).resolve()) for record in splits["train"].records]
@@ -203,7 +203,11 @@ def run(args: argparse.Namespace) -> None:
         return
     torch.set_num_threads(1)
     work = Path(args.work)
-    data = rendered(args.data, work, args.seed) if args.data in WORLDS else real(args.data, args.label, work, args.seed)
+    data = (
+        rendered(args.data, work, args.seed)
+        if args.data in WORLDS
+        else real(args.data, args.label, work, args.seed, args.group)
+    )
     config = recipe_of(args, data, work / "runs" / "-".join(map(str, list(cell.values())[:4])))
     torch.manual_seed(args.seed)
     encoders = {"untrained": PretrainTask(config).jepa.encoder.eval()}
@@ -252,6 +256,7 @@ def main() -> None:
     command.add_argument("--recipe", default="demo", help="a preset, or a YAML file")
     command.add_argument("--data", default="shapes-hard", help="shapes, shapes-hard, or a labeled set")
     command.add_argument("--label", help="column of a CSV")
+    command.add_argument("--group", help="column of a CSV that names the person or source: not divided by splits")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--budget", type=float, default=0, help="CPU seconds; 0: the steps of the recipe")
     command.add_argument("--final", action="store_true", help="look at the test split")

@@ -219,7 +219,14 @@ def train(args: argparse.Namespace) -> None:
             token_keep=0.5,
         ),
         train=replace(
-            base.train, steps=1100, threads=1, save_every=100, keep_last=3, monitor_every=550, resume=args.resume
+            base.train,
+            steps=1100,
+            threads=1,
+            log_every=10,
+            save_every=100,
+            keep_last=3,
+            monitor_every=550,
+            resume=args.resume,
         ),
     )
     pretrain(config)
