@@ -16,6 +16,7 @@ import yaml
 
 from openvjepa.commands.models import models
 from openvjepa.commands.probe import probe
+from openvjepa.commands.train import default_models
 from openvjepa.config import ModelConfig
 from openvjepa.model.pixels import untrained
 from openvjepa.weights.hub import known_config, load_model
@@ -67,6 +68,7 @@ def test_features_are_the_recorded_ones() -> None:
 def test_it_is_listed_first_and_is_here() -> None:
     assert NAMES == ["openvjepa-small"] == [info.name for info in list_models()][:1]
     found = models("openvjepa-small")[0]
+    assert "openvjepa-small" in default_models()  # `vjepa train` compares it
     assert found.path == small().folder == downloaded(small())
     assert found.config.grid.shape == (4, 8, 8)
     assert downloaded(replace(small(), shipped=None)) is None

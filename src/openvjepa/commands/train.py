@@ -186,7 +186,7 @@ def _suspicions(chosen: Candidate, best: Encoded) -> tuple[Suspicion, ...]:
 
 
 def default_models() -> tuple[str, ...]:
-    """The baselines, and the published models that are downloaded and fit the memory, the smallest first."""
+    """The baselines, and the shipped and downloaded models that fit the memory, the smallest first."""
     free = free_memory_gb()
     here = [(memory_gb(ModelConfig(**info.arch)), info.name) for info in list_models() if downloaded(info)]
     return (*BASELINES, *(name for needed, name in sorted(here) if free is None or needed < free))
