@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ from openvjepa.weights.hub import save_model
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as of a job in the background, whose processes would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = ModelConfig(arch="vit_femto", img_size=32, patch_size=16, num_frames=4, embed_dim=24, depth=2, num_heads=3)
 TINY_PREDICTIVE = ModelConfig(

@@ -18,6 +18,7 @@ logger = logging.getLogger("openvjepa")
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 STOP_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 _SAME = 1.0  # s within which a second signal is a copy: torchrun and srun pass on what the terminal has sent as well
+_TORCHRUN = "TORCHELASTIC_RUN_ID"  # an environment variable that it sets
 _WORKER_GRACE = 60  # s that a loader process goes on after SIGTERM, so that the step can be finished
 
 
@@ -43,6 +44,8 @@ class _Handler:
         self.came = 0.0
         """When it came, on the monotonic clock, s."""
         self._process = os.getpid()
+        self._copies = 1 if _TORCHRUN in os.environ else 0
+        """Further signals that may be torchrun's: it passes its own on, and ends all processes when one ends; at any time."""
         self._before: dict[int, object] = {}
 
     def _enter(self) -> None:
@@ -70,6 +73,8 @@ class _Handler:
         if not self.number:
             self.number, self.came = number, now
             self._first(number)
+        elif self._copies:
+            self._copies -= 1
         elif now - self.came > _SAME:
             self._say("stopped at once: what was saved before stays")
             os._exit(128 + number)
@@ -96,8 +101,9 @@ def handler_of(handler: object) -> _Handler | None:
 class StopSignals(_Handler):
     """While the context is open, a stop signal is noted in `number` and nothing else happens to the program.
 
-    A second one, more than a second later, ends the process at once with status 128 + its number. Signals that are
-    ignored (`nohup`) or that someone else handles are left alone, and outside of the main thread nothing is done.
+    A second one, more than a second later, ends the process at once with status 128 + its number; under torchrun, which sends
+    copies whenever it gets to it, a third one does. Signals that are ignored (`nohup`) or that someone else handles are
+    left alone, and outside of the main thread nothing is done.
 
     Args:
         announce: whether to log what happens when the first signal comes.
@@ -114,7 +120,8 @@ class StopSignals(_Handler):
         self._leave()
 
     def _first(self, number: int) -> None:
-        self._say("stopping after this step, then saving; send the signal again to stop immediately")
+        hint = "" if self._copies else "; send the signal again to stop immediately"
+        self._say(f"stopping after this step, then saving{hint}")
 
     def _in_child(self, number: int) -> None:
         """Nothing: it is a loader process that is not set up yet, and the step is to be finished."""

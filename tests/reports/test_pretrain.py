@@ -36,7 +36,7 @@ def test_a_run_ends_with_a_report(run: Path, caplog: pytest.LogCaptureFixture) -
     page = (run / "report.html").read_text()
     assert "before pretraining" in page
     said = " ".join(record.getMessage() for record in caplog.get_records("setup"))
-    assert "with the encoder before pretraining" in said
+    assert "with the weights before pretraining" in said
 
 
 def test_equal_weights_give_equal_accuracies(run: Path, shapes: Path) -> None:

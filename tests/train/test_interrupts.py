@@ -132,6 +132,39 @@ def test_a_second_signal_ends_at_once(
     assert "stopped at once" in out
 
 
+def test_a_late_copy_of_torchrun_does_not_end_a_process_before_it_saves(
+    tmp_path: Path, processes: list[subprocess.Popen[str]], tiny_command: list[str], quiet_env: dict[str, str]
+) -> None:
+    run_dir, env = tmp_path / "run", quiet_env | {"TORCHELASTIC_RUN_ID": "none"}
+    process = start(processes, tiny_command, env, str(run_dir), "--pause", "4")
+    wait_for_line(run_dir, process, lines=1)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.3)
+    process.send_signal(signal.SIGTERM)  # torchrun, after another process has ended
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped at once" not in out + err
+    assert "Interrupted at step 1, saved in" in out
+    assert load_newest(run_dir / "checkpoints")["step"] == 1
+
+
+def test_under_torchrun_a_third_signal_ends_at_once(
+    tmp_path: Path, processes: list[subprocess.Popen[str]], tiny_command: list[str], quiet_env: dict[str, str]
+) -> None:
+    env = quiet_env | {"TORCHELASTIC_RUN_ID": "none"}
+    process = start(processes, tiny_command, env, str(tmp_path / "run"), "--pause", "60")
+    wait_for_line(tmp_path / "run", process, lines=1)
+    time.sleep(0.3)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(1.3)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert "stopped at once" in process.communicate(timeout=10)[0]
+    assert process.returncode == 143
+
+
 def test_signals_that_others_handle_are_left_alone() -> None:
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
@@ -166,18 +199,20 @@ def test_a_loader_process_survives_signals_to_the_group() -> None:
 
 @pytest.mark.slow
 @gloo
-def test_torchrun_passes_ctrl_c_on_and_the_run_is_saved(
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_torchrun_passes_signals_on_and_the_run_is_saved(
     tmp_path: Path,
     processes: list[subprocess.Popen[str]],
     tiny_command: list[str],
     quiet_env: dict[str, str],
     whole: dict[str, torch.Tensor],
+    number: signal.Signals,
 ) -> None:
     run_dir = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     process = start(processes, [*torchrun, tiny_command[1]], quiet_env, str(run_dir), "--pause", "0.1")
     wait_for_line(run_dir, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=60)
     (file,) = list_checkpoints(run_dir / "checkpoints")[-1:]
     step = load_newest(run_dir / "checkpoints")["step"]

@@ -27,6 +27,7 @@ from openvjepa.config import (
     to_mapping,
 )
 from openvjepa.data.clips import read_clip
+from openvjepa.data.cores import usable_cores
 from openvjepa.data.loader import PretrainBatches, PretrainLoader, worker_count
 from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.model.blocks.kernels import describe
@@ -49,7 +50,7 @@ def machine() -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), name)
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    facts = {"processor": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "load": load}
+    facts = {"processor": name, "cores": usable_cores(), "threads": torch.get_num_threads(), "load": load}
     versions = {"python": platform.python_version(), "torch": torch.__version__, "openvjepa": __version__}
     return {**facts, "system": platform.system(), **versions}
 

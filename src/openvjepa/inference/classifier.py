@@ -24,8 +24,8 @@ from openvjepa.features.sampling import ClipPlan, plan_for, stored_plan
 from openvjepa.inference.predictions import Answer, Prediction, best_of
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pooler import average_softmax
-from openvjepa.weights.files import read_metadata
-from openvjepa.weights.hub import SETTINGS, WEIGHTS, load_model, save_model
+from openvjepa.weights.hub import WEIGHTS, load_model, save_model
+from openvjepa.weights.loaded import LoadedModel
 from openvjepa.weights.probes import Probe
 
 HEADS = "heads.json"
@@ -192,17 +192,15 @@ def load_classifier(source: str | Path, records: tuple[VideoRecord, ...] = ()) -
             f"{source}: an encoder without a classifier: run `vjepa probe VIDEOS --model {source}` first"
         )
     labels = model.labels or tuple(str(number) for number in range(model.probe.linear.out_features))
-    stored = _stored_plan(folder / WEIGHTS) if (folder / SETTINGS).exists() else None
-    if stored is None:  # a published classifier: as its accuracy was measured
-        plan = plan_for(model, records or (VideoRecord("video"),))
-        stored = plan.under(PROTOCOLS["published"])
-    return VideoClassifier(model.encoder, model.probe, labels, stored, load_novelty(folder, model.encoder.embed_dim))
+    novelty = load_novelty(folder, model.encoder.embed_dim)
+    return VideoClassifier(model.encoder, model.probe, labels, _plan_of(model, folder / WEIGHTS, records), novelty)
 
 
-def _stored_plan(weights: Path) -> ClipPlan | None:
-    """The clips that a classifier was evaluated with; None where the file does not say."""
-    stored = read_metadata(weights).get("classifier", {}).get("plan")
+def _plan_of(model: LoadedModel, weights: Path, records: tuple[VideoRecord, ...]) -> ClipPlan:
+    """The clips that a classifier was evaluated with; of a published one, those that its accuracy was measured with."""
+    if model.plan is None:
+        return plan_for(model, records or (VideoRecord("video"),)).under(PROTOCOLS["published"])
     try:
-        return None if stored is None else stored_plan(stored, where=str(weights))
+        return stored_plan(model.plan, where=str(weights))
     except ConfigError as error:
         raise CheckpointError(f"{weights}: its classifier cannot be read ({error})") from None

@@ -243,7 +243,7 @@ def _load_own(path: Path, arch: Mapping[str, Any]) -> LoadedModel:
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path / WEIGHTS}: its classifier cannot be read ({error})") from None
     probe = fill_probe(stored, config.dims.embed_dim, len(labels), classifier, f"{path} (classifier)")
-    return replace(model, probe=probe, labels=tuple(labels))
+    return replace(model, probe=probe, labels=tuple(labels), plan=metadata["classifier"].get("plan"))
 
 
 def _pixels(config: ModelConfig, state: Mapping[str, Tensor], source: str, clip: ClipProtocol) -> LoadedModel:

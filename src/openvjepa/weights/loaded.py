@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class LoadedModel:
     """Tokens [B, N, D] -> logits [B, classes], where the source has one."""
     labels: tuple[str, ...] | None = None
     """Names of the probe's classes, where they are known."""
+    plan: Mapping[str, Any] | None = None
+    """The clips that the probe was evaluated with, as plain values, where the source says so."""
     notes: tuple[str, ...] = ()
     """What was done to tensors that do not fit as they are: one line for each named rule that was applied."""
 
