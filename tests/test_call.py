@@ -55,7 +55,7 @@ def test_a_file_is_a_base(tmp_path: Path) -> None:
         ({"preset": "nanoo"}, "preset 'nanoo' is unknown"),
         ({"preset": "nano", "config": "x.yaml"}, "preset or config, not both"),
         ({"steps": "many"}, "steps"),
-        ({"steps": 0}, "steps"),
+        ({"steps": -1}, "steps"),
     ],
 )
 def test_wrong_settings_are_errors(settings: dict[str, Any], message: str) -> None:

@@ -229,7 +229,7 @@ def test_a_folder_holds_one_layout(tmp_path: Path) -> None:
     write_own(tmp_path / "own", made(*FAMILIES["V-JEPA 2"]))
     convert(ConvertConfig(str(tmp_path / "own"), str(tmp_path / "out"), "hf"))
     (tmp_path / "out" / "mine.txt").write_text("stays")
-    with pytest.raises(ConfigError, match="in use"):
+    with pytest.raises(ConfigError, match="choose another folder"):
         convert(ConvertConfig(str(tmp_path / "own"), str(tmp_path / "out"), "openvjepa"))
     convert(ConvertConfig(str(tmp_path / "own"), str(tmp_path / "out"), "openvjepa", overwrite=True))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "model.yaml", "mine.txt"}

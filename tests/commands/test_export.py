@@ -324,7 +324,7 @@ def test_a_folder_in_use(tmp_path: Path) -> None:
     source = saved(tmp_path / "own", V2)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").touch()
-    with pytest.raises(ConfigError, match="in use"):
+    with pytest.raises(ConfigError, match="choose another folder"):
         export(ExportConfig(str(source), str(tmp_path / "out"), "hf"))
     export(ExportConfig(str(source), str(tmp_path / "out"), "hf", overwrite=True))
     need_onnx()

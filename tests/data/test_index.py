@@ -82,7 +82,7 @@ def test_csv_with_several_labels(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "empty"),
-        ("path,label\n", "no videos"),
+        ("path,label\n", "no rows"),
         ("path,label\na.mp4\n", "line 2: 1 fields, the header has 2"),
         ("path,label\na.mp4,x\n\n,y\n", "line 4: the path is empty"),
         ("path,label,split\na.mp4,x,dev\n", "line 2: split 'dev'"),
@@ -183,7 +183,7 @@ def test_check_names_bad_damaged_and_missing_files(tmp_path: Path) -> None:
     console = Console(width=300, record=True, file=io.StringIO())
     console.print(check_tables(report))
     text = console.export_text()
-    assert "2 bad, 1 damaged" in text
+    assert "2 unreadable, 1 damaged" in text
     assert "1 packets cannot be decoded" in text
     assert "a (3), b (1)" in text
 

@@ -176,7 +176,7 @@ def test_output_positions_are_the_codes(kind: Any) -> None:
     for kept, shown in ((None, codes.expand(4, -1, -1)), (ids, codes[:, ids[0]].expand(4, -1, -1))):
         added = encoder(clips(), kept) - encoder(clips(), kept, output_positions=False)
         torch.testing.assert_close(added, shown, atol=1e-5, rtol=1e-5)
-    with pytest.raises(ConfigError, match="sin-cos"):
+    with pytest.raises(ConfigError, match="sincos"):
         replace(TINY, positions="rope", output_positions=True)
 
 

@@ -104,7 +104,7 @@ def test_compare_skips_the_ends_and_void() -> None:
     assert decay.j_decay == 1
     with pytest.raises(DataError, match="different sizes"):
         compare(masks[:4], truth)
-    with pytest.raises(DataError, match="leave none"):
+    with pytest.raises(DataError, match="too few to score"):
         compare(masks[:2], truth[:2])
     with pytest.raises(DataError, match="no object"):
         compare(masks, truth * 0)

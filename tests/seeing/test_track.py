@@ -207,6 +207,6 @@ def test_an_image_model_cannot_see_clips(tmp_path: Path, movie: Path) -> None:
     config = ModelConfig(arch="vit_femto", img_size=32, num_frames=1, embed_dim=24, depth=1, num_heads=2)
     save_model(tmp_path / "image", create_model(config))
     model = load_model(tmp_path / "image")
-    with pytest.raises(ConfigError, match="choose still"):
+    with pytest.raises(ConfigError, match="use --frames still"):
         next(frame_features(model, open_video(movie), how="clip"))
     assert next(frame_features(model, open_video(movie))).shape == (2, 3, 24)

@@ -169,7 +169,7 @@ def check_folder(folder: Path, source: str, *, overwrite: bool) -> None:
     if folder.exists() and folder.resolve() == Path(source).resolve():
         raise ConfigError(f"{folder}: is the folder of the source model: choose another folder")
     if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise ConfigError(f"{folder}: already holds a model: choose another folder, or add --overwrite to replace it")
+        raise ConfigError(f"{folder}: is not empty: choose another folder, or add --overwrite to replace it")
 
 
 def clear_folder(folder: Path) -> None:

@@ -455,7 +455,7 @@ def test_file_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
 def test_dead_process_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make(tmp_path / "in" / "a.mp4").parent
     monkeypatch.setattr(module, "copy_video", lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(DataError, match="a copying process died"):
+    with pytest.raises(DataError, match="a copying process was killed"):
         run(source, tmp_path / "out")
 
 

@@ -89,7 +89,7 @@ def test_clip_shape_must_be_given_where_the_codes_do_not_tell() -> None:
 
 @pytest.mark.parametrize(
     ("arch", "reason"),
-    [({"heads": 3}, "heads"), ({"num_heads": "many"}, "num_heads"), ({"num_heads": 5}, "does not divide")],
+    [({"heads": 3}, "heads"), ({"num_heads": "many"}, "num_heads"), ({"num_heads": 5}, "not divisible")],
 )
 def test_wrong_arch(arch: dict[str, object], reason: str) -> None:
     encoder, _ = states(ModelConfig(arch="vit_tiny", img_size=32, num_frames=4))
