@@ -29,7 +29,7 @@ WALK = ("README", "docs/data", "docs/classifiers", "docs/pretraining", "docs/fin
 # Published files, data sets and packages that tests must do without, and runs that a plain machine cannot hold.
 ELSEWHERE = re.compile(
     r"vjepa2|facebook/|vitl\.pt|DAVIS|sign_digits|runs/digits|--to onnx|--tune lora|person|--resume"
-    r"|predict 0|predict - |://|--follow|groceries|fine coarse"
+    r"|predict 0|predict - |://|--follow|groceries|fine coarse|surprise 0|surprise - |--stream"
 )
 # Fewer steps than printed; nothing else is changed.
 SHORTER = {

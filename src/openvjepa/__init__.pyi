@@ -1,3 +1,4 @@
+from .commands.anomalies import AnomalyResult
 from .commands.bench import benchmark
 from .commands.check import check
 from .commands.compare import compare
@@ -84,6 +85,7 @@ from .weights.probes import load_probe
 from .weights.registry import ModelInfo, list_models
 
 __all__ = [
+    "AnomalyResult",
     "BenchConfig",
     "CheckConfig",
     "CheckReport",

@@ -35,6 +35,10 @@ def _all_unreadable(predictions: Any) -> int:
     return 0 if any(prediction.error is None for prediction in predictions) else 1
 
 
+def _all_unreadable_stream(result: Any) -> int:
+    return _all_unreadable(result) if hasattr(result, "answers") else 0
+
+
 @dataclass(frozen=True)
 class Verb:
     """A command. Places are written as "module:name", below openvjepa."""
@@ -299,12 +303,15 @@ VERBS = (
         (
             "vjepa surprise new.mp4 --model runs/masked",
             "vjepa surprise physics --model runs/masked --benchmark pairs --split test",
+            "vjepa surprise new_videos/ --model runs/masked --normal normal_videos/",
+            "vjepa surprise 0 --model runs/masked --json",
         ),
         "config.verbs.surprise:SurpriseConfig",
         "commands.surprise:surprise",
         positional=("videos",),
         needed=("videos", "model"),
         render="cli.render.surprise:surprise",
+        status=_all_unreadable_stream,
     ),
     Verb(
         "decode",

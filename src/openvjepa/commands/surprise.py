@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from openvjepa.commands.anomalies import AnomalyResult, find_anomalies
 from openvjepa.commands.show import chosen, gather
+from openvjepa.commands.surprise_live import surprise_live
 from openvjepa.config import RateConfig, SurpriseConfig, command
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.lists.index import VideoRecord
 from openvjepa.errors import ConfigError, DataError, VideoError
+from openvjepa.inference.temporal.live import LiveStream
 from openvjepa.progress import Meter
 from openvjepa.reports.seeing.surprise import PageFacts, accuracies, heat_limit, write_annotated, write_page
 from openvjepa.seeing.surprise.benchmarks import Separation, Trial, read_benchmark, separation
@@ -55,8 +58,11 @@ class SurpriseResult:
 
 
 @command(SurpriseConfig, "videos")
-def surprise(config: SurpriseConfig) -> SurpriseResult:
+def surprise(config: SurpriseConfig) -> SurpriseResult | AnomalyResult | LiveStream:
     """Measure the prediction error (surprise) of a model on videos, with two baselines.
+
+    Returns:
+        The measurements; with `normal`, events that are unlike normal videos; of a stream, the windows as they come.
 
     Raises:
         ConfigError: no videos or model are given, the model has no predictor, or the output already exists.
@@ -65,6 +71,10 @@ def surprise(config: SurpriseConfig) -> SurpriseResult:
     """
     if not config.videos or not config.model:
         raise ConfigError("give videos (files, folders, lists or CSV files), and --model")
+    if config.is_stream:
+        return surprise_live(config)
+    if config.normal:
+        return find_anomalies(config)
     with open_output(config.out, (CSV, PAGE), overwrite=config.overwrite) as out:
         return _surprise(config, out)
 

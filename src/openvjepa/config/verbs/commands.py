@@ -190,10 +190,11 @@ class PredictConfig(TemporalConfig, ClipConfig, ComputeConfig, LoaderConfig):
     @property
     def is_live(self) -> bool:
         """Whether the one source is a camera, a URL or a pipe."""
-        return len(self.videos) == 1 and _is_live(self.videos[0])
+        return len(self.videos) == 1 and is_live_name(self.videos[0])
 
 
-def _is_live(name: str) -> bool:
+def is_live_name(name: str) -> bool:
+    """Whether a source is a camera, a URL or a pipe."""
     return (
         name == "-" or name.isdigit() or name.startswith("pipe:") or re.match(r"[a-zA-Z][\w+.-]+://", name) is not None
     )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from openvjepa.config.parts import ComputeConfig, LabelConfig, RateConfig
-from openvjepa.config.ranges import Count, Few, Range, Seed, Text
+from openvjepa.config.ranges import Count, Few, ProperShare, Range, Seconds, Seed, Text
+from openvjepa.config.verbs.commands import is_live_name
 from openvjepa.errors import ConfigError
 
 
@@ -15,7 +16,8 @@ class SurpriseConfig(LabelConfig, RateConfig, ComputeConfig):
     """Settings of `vjepa surprise`."""
 
     videos: tuple[Text, ...] = ()
-    """Videos: files, folders, lists or CSV files; with --benchmark, the folder of the benchmark."""
+    """Videos: files, folders, lists or CSV files; with --benchmark, the folder of the benchmark. Or one live source: the number
+    of a camera (0), a URL (rtsp, http, ...), or - for the standard input."""
     model: str = ""
     """Model with a predictor of masked tokens: a run of `vjepa pretrain` with masked prediction (such as --preset
     nano-masked), a checkpoint file, or a name that `vjepa models` lists."""
@@ -41,8 +43,32 @@ class SurpriseConfig(LabelConfig, RateConfig, ComputeConfig):
     """Maximum number of videos, evenly spaced over those given; None: all."""
     batch_size: Count = 8
     """Batch size, in windows."""
+
+    normal: tuple[Text, ...] = ()
+    """Detect anomalies: normal videos (files, folders, lists or CSV files) to compare with. The model may lack a predictor."""
+    scores: tuple[Literal["distance", "tokens", "ratio", "surprise"], ...] = ()
+    """Anomaly scores that trigger events (needs normal). distance: of a window's mean token to normal windows; tokens: of its
+    most unusual tokens to normal tokens; ratio and surprise: prediction error. Empty: distance and ratio."""
+    quantile: ProperShare = 0.99
+    """Threshold of each anomaly score: this quantile of the windows of held-out normal videos."""
+    min_run: Few = 2
+    """Minimum number of consecutive windows above the threshold for an event."""
+    held_out: ProperShare = 0.3
+    """Share of the normal videos that is held out to set the thresholds."""
+    normal_label: Text = "normal"
+    """Label of normal videos, if the videos are labeled; every other label counts as anomalous."""
+
+    stream: bool = False
+    """Print a line per window as soon as it is complete, in bounded memory. Implied by cameras, URLs and pipes; a folder is
+    watched for new videos."""
+    idle: Seconds | None = None
+    """Stop after this many seconds without a new file (needs stream and a folder); None: never."""
+    drop: bool | None = None
+    """Drop frames of a live source when the model is too slow, instead of lagging behind. None: yes for cameras and streams,
+    no for recordings (a pipe, a file over HTTP)."""
+
     seed: Seed = 0
-    """Random seed of untrained models and the bootstrap."""
+    """Random seed of untrained models, the held-out videos and the bootstrap."""
     json: bool = False
     """Print JSON instead of tables."""
     overwrite: bool = False
@@ -54,6 +80,24 @@ class SurpriseConfig(LabelConfig, RateConfig, ComputeConfig):
             raise ConfigError(f"benchmark {self.benchmark}: give one folder, not {len(self.videos)}")
         if self.split is not None and self.benchmark != "pairs":
             raise ConfigError("split is for benchmark pairs")
+        if self.benchmark is not None and (self.normal or self.is_stream):
+            raise ConfigError(f"benchmark {self.benchmark} works on its folder alone: leave out normal and stream")
+        if self.scores and not self.normal:
+            raise ConfigError("scores needs normal: videos to compare with")
+        if self.stream and len(self.videos) != 1:
+            raise ConfigError("stream reads one source: a camera, a URL, - or a folder")
+        if self.idle is not None and not self.stream:
+            raise ConfigError("idle needs stream: a folder to watch")
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether results are printed as they come."""
+        return self.stream or self.is_live
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the one source is a camera, a URL or a pipe."""
+        return len(self.videos) == 1 and is_live_name(self.videos[0])
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,25 @@ UNTRAINED = "untrained:"
 """Before the name of a model: its architecture with random weights."""
 
 
+def load_with_predictor(source: str, *, seed: int = 0) -> LoadedModel:
+    """`load_model`; untrained:MODEL has the architecture of MODEL, predictor included, and random weights.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    model = load_model(source.removeprefix(UNTRAINED))
+    if source.startswith(UNTRAINED):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = Encoder(model.config)
+            predictor = Predictor(model.config) if isinstance(model.predictor, Predictor) else None
+        for module in (encoder, predictor):
+            if module is not None:
+                module.eval().requires_grad_(False)
+        model = replace(model, encoder=encoder, predictor=predictor, source=source)
+    return model
+
+
 def load_predictive(source: str, *, seed: int = 0) -> PredictiveModel:
     """Load a model for surprise; untrained:MODEL has its architecture and random weights.
 
@@ -113,15 +132,7 @@ def load_predictive(source: str, *, seed: int = 0) -> PredictiveModel:
         ConfigError: the model has no predictor of masked tokens.
         CheckpointError: it cannot be read.
     """
-    model = load_model(source.removeprefix(UNTRAINED))
-    if source.startswith(UNTRAINED) and isinstance(model.predictor, Predictor):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            encoder, predictor = Encoder(model.config), Predictor(model.config)
-        for module in (encoder, predictor):
-            module.eval().requires_grad_(False)
-        model = replace(model, encoder=encoder, predictor=predictor, source=source)
-    return predictive_model(model)
+    return predictive_model(load_with_predictor(source, seed=seed))
 
 
 def default_contexts(config: ModelConfig) -> tuple[int, ...]:
@@ -251,7 +262,7 @@ class WindowErrors:
     repeat: Tensor
     """Of "the last visible tokens stay", [W, A]."""
     mean: Tensor
-    """Of "the mean token of this place", [W, A]."""
+    """Of "the mean token of this place", [W, A]; nan where that is not known."""
     tokens: Tensor
     """Of the predictor, for each token, [W, t, h, w]: mean over the contexts that do not show it, NaN where all show it."""
 
@@ -260,7 +271,7 @@ def window_errors(
     model: PredictiveModel,
     windows: Tensor,
     contexts: Sequence[int],
-    mean: Tensor,
+    mean: Tensor | None,
     runtime: Runtime | None = None,
 ) -> WindowErrors:
     """Surprise of windows, and what the two baselines would have got wrong.
@@ -269,12 +280,12 @@ def window_errors(
         model: of `predictive_model`.
         windows: uint8 [B, 3, T, H, W].
         contexts: lengths in frames, of `check_contexts`.
-        mean: of `mean_tokens`.
+        mean: of `mean_tokens`; None: that baseline is nan.
         runtime: autocast to use; None: float32.
     """
     clips = normalize(windows.to(model.device))
     targets, grid = target_tokens(model, clips, runtime), model.grid
-    mean = mean.to(model.device)
+    mean = mean.to(model.device) if mean is not None else torch.full((grid.tokens, 1), torch.nan, device=model.device)
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
     total, count = torch.zeros(len(clips), grid.tokens), torch.zeros(grid.tokens)
     for context in contexts:

@@ -162,14 +162,16 @@ class VideoSurprise:
         }
 
 
-def follow(model: PredictiveModel, file: str | VideoRecord, settings: FollowSettings, mean: Tensor) -> VideoSurprise:
+def follow(
+    model: PredictiveModel, file: str | VideoRecord, settings: FollowSettings, mean: Tensor | None
+) -> VideoSurprise:
     """Surprise of one video.
 
     Args:
         model: of `predictive_model`.
         file: video, frame folder or still image, or the part of a video that a record means.
         settings: windows and contexts.
-        mean: of `reference_mean` or `mean_tokens`.
+        mean: of `reference_mean` or `mean_tokens`; None: that baseline is nan.
 
     Raises:
         VideoError: it cannot be read, or none of its windows can.
