@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,6 +16,7 @@ from openvjepa.cli.render.data import check_tables
 from openvjepa.config import ShapesConfig
 from openvjepa.data.lists.check import check_index
 from openvjepa.data.lists.index import VideoIndex, VideoRecord, read_index, stratified_split
+from openvjepa.data.lists.records import sorted_classes
 from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.errors import DataError
 
@@ -196,3 +198,11 @@ def test_splits_of_many_classes_take_no_time() -> None:
     split = stratified_split(index, val=0.1, test=0.2, seed=0)
     assert time.process_time() - started < 3
     assert Counter(record.split for record in split.records) == {"train": 10_000, "val": 10_000, "test": 10_000}
+
+
+def test_class_names_of_one_number_have_one_order() -> None:
+    names = [str(number).zfill(width) for number in range(5) for width in range(1, 6)]
+    expected = sorted_classes(names)
+    assert expected[:6] == ("0", "00", "000", "0000", "00000", "00001")
+    for seed in range(5):
+        assert sorted_classes(np.random.default_rng(seed).permutation(names).tolist()) == expected

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openvjepa.config import DivideConfig, PrepareConfig
+from openvjepa.config import DivideConfig, PrepareConfig, SplitConfig
 from openvjepa.data.copies.prepare import prepare
 from openvjepa.data.lists.index import read_index
 from openvjepa.data.lists.records import VideoRecord
+from openvjepa.data.lists.splits import read_splits
 from openvjepa.data.splitting.divide import MANY, divide, folds_for
 from openvjepa.data.splitting.listed import split_list
 from openvjepa.data.splitting.units import FLAT, find_units, similar_pairs
@@ -176,3 +177,20 @@ def test_no_list_is_overwritten_silently(shapes: Path, tmp_path: Path) -> None:
         split_list(replace(config, source=str(source), out=str(tmp_path / "d.csv"), group="person"))
     with pytest.raises(DataError, match="100 folds"):
         split_list(replace(config, out=str(tmp_path / "d.csv"), folds=100))
+
+
+def test_videos_without_a_group_are_not_one_group(tmp_path: Path) -> None:
+    rows = [f"{i}.mp4,{'ab'[i % 2]},{f'p{i}' if i < 10 else ''}" for i in range(40)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,person", *rows]))
+    with pytest.raises(DataError, match=r"30 videos have no person, such as .*10\.mp4"):
+        read_splits(SplitConfig(source=str(tmp_path / "list.csv"), label="label", group="person"))
+
+
+def test_a_test_that_also_chooses_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("train", "val", "test"):
+        rows = [f"{name}{i}.mp4,{'ab'[i % 2]}" for i in range(4)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label", *rows, *(["val0.mp4,a"] * (name == "test"))]))
+    train, val, test = (str(tmp_path / f"{name}.csv") for name in ("train", "val", "test"))
+    read_splits(SplitConfig(source=train, val_source=val, test_source=test))
+    assert "1 video is in val and in test, such as" in caplog.text
+    assert "overestimated" in caplog.text

@@ -156,6 +156,8 @@ def test_bad_files_are_named_and_left_out(encoder: Encoder, index: VideoIndex, t
     assert (again.reused, again.kept, again.skipped) == (True, found.kept, found.skipped)
     with pytest.raises(DataError, match=r"2 of 8 videos cannot be read, more than max_bad allows \(20%\).*bad\.mp4"):
         run(encoder, mixed, tmp_path / "other", max_bad=0.2)
+    with pytest.raises(DataError, match="2 of 8 videos cannot be read"):
+        run(encoder, mixed, tmp_path / "cache", max_bad=0.2)  # what another run has put there counts no less
     assert not list((tmp_path / "other").iterdir())
 
 

@@ -44,6 +44,8 @@ def test_frames_of_a_clip_are_predicted_like_its_file(classifier: VideoClassifie
     frames = read_clip(path, num_frames=4, frame_step=1)
     one = classifier.predict(np.asarray(frames), top=2)
     assert len(one.top) == 2
+    assert classifier.predict(frames, top=2) == one, "a tensor is frames, not a list of files"
+    assert classifier.predict([frames], top=2) == [one]
     assert sum(p for _, p in classifier.predict(np.asarray(frames), top=8).top) == pytest.approx(1)
     repeated = np.repeat(np.asarray(frames), 3, axis=0)  # of 12 frames, 4 at equal distances
     assert classifier.predict([repeated[[0, 3, 6, 9]]])[0].top == classifier.predict(np.asarray(frames)).top

@@ -262,6 +262,18 @@ def test_time_without_a_label_counts_only_as_background(run: Path, long: Path, t
         evaluate(config)
 
 
+def test_a_segment_after_the_end_of_its_video_is_no_negative_time(run: Path, long: Path, tmp_path: Path) -> None:
+    other = render(tmp_path / "other.mp4", [200] * 30)
+    rows = f"path,start,end,label\n{long},0,3,dark\n{long},10,12,bright\n{other},0,3,bright\n"
+    (tmp_path / "t.csv").write_text(rows)
+    config = EvaluateConfig(model=(str(run),), source=str(tmp_path / "t.csv"), out=str(tmp_path / "e"), workers=0)
+    found = evaluate(replace(config, window=0.8, stride=0.2))
+    assert isinstance(found, TemporalResult)
+    assert found.skipped == {str(long): "a labeled segment starts at 10 s, and the video lasts 6 s"}
+    (metrics,) = found.metrics.values()
+    assert (found.seconds, metrics.accuracy) == (pytest.approx(3), 100)
+
+
 def test_two_labels_without_times_are_refused(tmp_path: Path) -> None:
     def read(*rows: str) -> int:
         (tmp_path / "l.csv").write_text("\n".join(["path,start,end,label", *rows]) + "\n")

@@ -90,6 +90,9 @@ def encode_together(
     """As `encode_index`, for several encoders: the videos are read once for all whose features are not there yet."""
     folders = [cache_dir / cache_key(encoder, index, plan, settings) for encoder in encoders]
     found = {folder: _stored(folder, plan, name) for folder in folders}
+    for stored in found.values():
+        if stored is not None:  # written by a run that may have allowed more
+            check_bad(stored.skipped, len(index), settings.max_bad)
     missing = {folder: encoder for folder, encoder in zip(folders, encoders, strict=True) if found[folder] is None}
     if missing:
         try:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
+from typing import TypeAlias, overload
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from openvjepa.model.pooler import average_softmax
 from openvjepa.weights.hub import WEIGHTS, load_model, save_model
 from openvjepa.weights.loaded import LoadedModel
 from openvjepa.weights.probes import Probe
+
+Video: TypeAlias = str | Path | NDArray[np.uint8] | Tensor
+"""A file, or frames uint8 [T, H, W, 3]."""
 
 HEADS = "heads.json"
 """In a run folder of several labels: which; each has a folder of its own in it."""
@@ -87,17 +90,15 @@ class VideoClassifier:
         return self
 
     @overload
-    def predict(self, videos: str | Path | NDArray[np.uint8], *, top: int = 5) -> Prediction: ...
+    def predict(self, videos: Video, *, top: int = 5) -> Prediction: ...
     @overload
-    def predict(self, videos: Sequence[str | Path | NDArray[np.uint8]], *, top: int = 5) -> list[Prediction]: ...
-    def predict(
-        self, videos: str | Path | NDArray[np.uint8] | Sequence[str | Path | NDArray[np.uint8]], *, top: int = 5
-    ) -> Prediction | list[Prediction]:
+    def predict(self, videos: Sequence[Video], *, top: int = 5) -> list[Prediction]: ...
+    def predict(self, videos: Video | Sequence[Video], *, top: int = 5) -> Prediction | list[Prediction]:
         """The most probable classes of videos.
 
         Args:
-            videos: a video or image file; or frames uint8 [T, H, W, 3], of which as many as a clip has are taken at equal
-                distances; or a list of files and frames.
+            videos: a video or image file; or frames uint8 [T, H, W, 3] (numpy or torch), of which as many as a clip has are taken
+                at equal distances; or a list of files and frames.
             top: classes of each prediction.
 
         Returns:
@@ -109,11 +110,13 @@ class VideoClassifier:
         """
         if top < 1:
             raise ConfigError(f"top {top}: give the number of classes, at least 1")
-        if isinstance(videos, (str, Path, np.ndarray)):
+        if isinstance(videos, (str, Path, np.ndarray, Tensor)):
             return self._predict(videos, top)
         return [self._predict(video, top) for video in videos]
 
-    def _predict(self, video: str | Path | NDArray[np.uint8], top: int) -> Prediction:
+    def _predict(self, video: Video, top: int) -> Prediction:
+        if isinstance(video, Tensor):
+            video = video.cpu().numpy()
         if isinstance(video, np.ndarray):
             name, clips = "frames", self._clips_of(video)
         else:

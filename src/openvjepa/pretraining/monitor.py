@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from openvjepa.pretraining.task import PretrainTask
 from openvjepa.train.distributed import Runtime
 from openvjepa.train.logs import read_metrics
 
+LEAST_VAL = 32  # validation videos, below which training videos take their place
 MONITOR_CLIPS = 256  # fixed clips that the monitors look at, half of them as the neighbors of kNN
 log = logging.getLogger("openvjepa")
 
@@ -43,9 +45,9 @@ class CollapseMonitor:
         tokens = self._features()
         pooled = tokens.mean(1)
         values = {"feature_std": feature_std(tokens.flatten(0, 1)), "rankme": rankme(tokens.flatten(0, 1))}
-        half = len(pooled) // 2
         if self.labels is not None:
-            values["knn"] = knn_accuracy(pooled[:half], self.labels[:half], pooled[half:], self.labels[half:])
+            known, asked = halves(self.labels)
+            values["knn"] = knn_accuracy(pooled[known], self.labels[known], pooled[asked], self.labels[asked])
         self.first = self.first or values
         warning = collapse_warning(values, self.first)
         if warning:
@@ -60,6 +62,16 @@ class CollapseMonitor:
             with self.runtime.autocast():
                 chunks.append(encoder(normalize(clips.to(self.runtime.device))).float().cpu())
         return torch.cat(chunks)
+
+
+def halves(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Places of the neighbors and of those that they vote on, half of each class: lists may be sorted by class.
+
+    Args:
+        labels: class numbers [n].
+    """
+    order = labels.argsort(stable=True)
+    return order[::2], order[1::2]
 
 
 def collapse_warning(now: dict[str, float], first: dict[str, float]) -> str | None:
@@ -85,10 +97,11 @@ def collapse_warning(now: dict[str, float], first: dict[str, float]) -> str | No
 
 def monitor_index(batches: PretrainBatches) -> VideoIndex:
     """Fixed videos for the monitors: of the split val where there is one, else a sample of the training videos."""
-    index = batches.indices[0]
-    index = index.select("val") if len(index.select("val")) >= 32 else index
-    stride = max(1, len(index) // MONITOR_CLIPS)
-    return replace(index, records=index.records[::stride][:MONITOR_CLIPS])
+    val = batches.indices[0].select("val")
+    index = val if len(val) >= LEAST_VAL else batches.shown[0]
+    # At random, not every n-th: the classes of a list may take turns.
+    chosen = np.sort(np.random.default_rng(0).permutation(len(index))[:MONITOR_CLIPS])
+    return replace(index, records=tuple(index.records[i] for i in chosen))
 
 
 def _fixed_clips(index: VideoIndex, config: PretrainConfig) -> tuple[Tensor, Tensor | None]:

@@ -6,7 +6,7 @@ n videos, V clips of each, N tokens, D channels, G cells, C classes; F = G D fea
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -102,7 +102,7 @@ def _promising(
     rows = some_rows(train_y, SCREENED)
     errors: dict[Cells, float] = {}
     for cells in possible:
-        train, val = pooled(train_x[rows], grid, cells, 1)[:, 0], pooled(val_x, grid, cells)
+        train, val = pooled((train_x[i] for i in rows), grid, cells, 1)[:, 0], pooled(val_x, grid, cells)
         kernel, other = scalar_products(train, val.reshape(-1, val.shape[-1]))
         said = (
             part.reshape(len(val), -1, classes).mean(1) for part in dual_ridge(kernel, train_y[rows], other, classes)
@@ -163,8 +163,8 @@ def scalar_products(rows: Floats, others: Floats) -> tuple[Doubles, Doubles]:
     return (a @ a.T).astype(np.float64) / a.shape[1], (b @ a.T).astype(np.float64) / a.shape[1]
 
 
-def pooled(x: Features, grid: TokenGrid, cells: Cells, views: int | None = None) -> Floats:
-    """Cell means of the first `views` clips of each video: [n, V, N, D] -> float32 [n, views, G D]."""
+def pooled(x: Features | Iterable[Features], grid: TokenGrid, cells: Cells, views: int | None = None) -> Floats:
+    """Cell means of the first `views` clips of each video: [n, V, N, D] -> float32 [n, views, G D]; one video at a time."""
     matrix = cell_means(grid.shape, cells).numpy()
     return np.stack(
         [(matrix @ np.asarray(video[:views], dtype=np.float32)).reshape(len(video[:views]), -1) for video in x]

@@ -138,7 +138,7 @@ class Row:
 def sorted_classes(names: Iterable[str]) -> tuple[str, ...]:
     """Class names in the order of their numbers: by value if all are whole numbers, else by name."""
     names = list(names)
-    return tuple(sorted(names, key=int) if all(map(is_whole, names)) else sorted(names))
+    return tuple(sorted(names, key=lambda name: (int(name), name)) if all(map(is_whole, names)) else sorted(names))
 
 
 def is_whole(text: str) -> bool:

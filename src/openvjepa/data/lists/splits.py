@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import warnings
@@ -16,6 +17,7 @@ from openvjepa.data.lists.index import VideoIndex, VideoRecord, read_index, sort
 from openvjepa.data.splitting.classes import without_classes
 from openvjepa.errors import ConfigError, DataError
 
+_log = logging.getLogger("openvjepa")
 _NEEDS = "a classifier needs class folders, a list of `path label` lines, or a CSV with a label column"
 
 
@@ -47,7 +49,20 @@ def read_splits(config: SplitConfig) -> dict[str, VideoIndex]:
     if missing:
         splits |= _carve(splits["train"], missing, config)
     check_splits(splits)
+    _warn_of_shared(splits["val"], splits["test"])
     return splits
+
+
+def _warn_of_shared(val: VideoIndex, test: VideoIndex) -> None:
+    """Warn where videos that choose hyperparameters are tested on, too; some data sets have no third part."""
+    seen = _by_path(val)
+    if shared := [record.name for record in test.records if _is_in(record, seen)]:
+        _log.warning(
+            "%s: %s in val and in test, such as %s: the test accuracy is overestimated, as these videos choose hyperparameters",
+            test.source,
+            _count(len(shared), "video is", "videos are"),
+            shared[0],
+        )
 
 
 def check_splits(splits: dict[str, VideoIndex]) -> None:
@@ -105,6 +120,11 @@ def read_labeled(source: str, label: str | None, group: str | None) -> VideoInde
     if unlabeled:
         raise DataError(
             f"{index.source}: {_count(len(unlabeled), 'video has', 'videos have')} no label, such as {unlabeled[0]}"
+        )
+    bare = [] if group is None else [record.path for record in index.records if not record.group]
+    if bare:  # else all of them would be one group
+        raise DataError(
+            f"{index.source}: {_count(len(bare), 'video has', 'videos have')} no {group}, such as {bare[0]}"
         )
     return index
 

@@ -49,7 +49,7 @@ class TemporalResult:
     """Of each classifier, and last, where there are several, of all together."""
     videos: tuple[Followed, ...]
     skipped: dict[str, str]
-    """Unreadable files: path -> reason."""
+    """Files that are unreadable, or end before one of their labeled segments: path -> reason."""
     left_out: int
     """Segments that a run was trained on or chosen with, which are not evaluated."""
     seen: int = 0
@@ -163,8 +163,10 @@ def _follow(
     length = VideoRecord(path).open().duration
     truth: list[Piece] = []
     for record in records:
-        end = length if record.end is None else min(record.end, length)
-        truth.append((record.start or 0.0, end, classes.index(names[record.label or 0])))
+        start, end = record.start or 0.0, length if record.end is None else min(record.end, length)
+        if start >= end:
+            raise VideoError(path, f"a labeled segment starts at {start:g} s, and the video lasts {length:g} s")
+        truth.append((start, end, classes.index(names[record.label or 0])))
     truth.sort()
     for (_, end, _), (start, _, _) in itertools.pairwise(truth):
         if start < end - 1e-3:
