@@ -19,7 +19,8 @@ from openvjepa.cli.parsing import parse
 from openvjepa.cli.verbs import VERBS, find
 from openvjepa.config import ShapesConfig
 from openvjepa.config.call import override
-from openvjepa.data.rendered.synthetic import make_shapes, write_video
+from openvjepa.data.rendered.dataset import write_video
+from openvjepa.data.rendered.synthetic import make_shapes
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -19,7 +19,7 @@ import pytest
 
 from openvjepa.cli.main import main
 from openvjepa.config import ShapesConfig
-from openvjepa.data.media.video import Video
+from openvjepa.data.media.video import Video, open_video
 from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.interrupts import STOP_SIGNALS, RaisedSignals, StopRequest, StopSignals
 from openvjepa.train.checkpoint import load_newest
@@ -155,6 +155,17 @@ def test_processes_of_a_pool_end_with_their_parent(
             process.kill()
             process.wait()
             wait_until(lambda p=process: children(p.pid) == [], subprocess.Popen(["sleep", "20"]))
+
+
+def test_rendered_videos_are_whole_or_not_there(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
+    """Also after a kill, at which two files are half-written."""
+    process = start([*VJEPA, "data", "make-shapes", str(tmp_path / "out"), "--size", "320", "--frames", "48"])
+    wait_until(lambda: len(list(tmp_path.glob("out/videos/*.mp4"))) >= 3, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for path in tmp_path.glob("out/videos/*.mp4"):
+        assert open_video(str(path)).frame_count == 48
+    assert not (tmp_path / "out" / "index.csv").exists()
 
 
 def children(group: int) -> list[int]:

@@ -13,7 +13,7 @@ import torch
 
 from openvjepa.data.clips import ClipSpec, meta_frame_indices, read_clip
 from openvjepa.data.media.video import open_video
-from openvjepa.data.rendered.synthetic import write_video
+from openvjepa.data.rendered.dataset import write_video
 from openvjepa.errors import ConfigError
 
 FRAMES = Path(__file__).parents[1] / "fixtures/vjepa/frames"

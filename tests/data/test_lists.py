@@ -21,7 +21,7 @@ from openvjepa.data.lists.index import VideoIndex, VideoRecord, read_index
 from openvjepa.data.lists.splits import read_splits
 from openvjepa.data.media.images import read_image
 from openvjepa.data.media.video import open_video, probe
-from openvjepa.data.rendered.synthetic import write_video
+from openvjepa.data.rendered.dataset import write_video
 from openvjepa.errors import DataError, VideoError
 
 

@@ -21,7 +21,7 @@ from openvjepa.data.lists.seen import Seen, splits_csv
 from openvjepa.data.lists.splits import read_splits
 from openvjepa.data.loader import EvalClips, PretrainBatches
 from openvjepa.data.media.video import open_video
-from openvjepa.data.rendered.synthetic import write_video
+from openvjepa.data.rendered.dataset import write_video
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.features.cache import cache_key
 from openvjepa.features.encode import EncodeSettings

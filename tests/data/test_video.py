@@ -14,7 +14,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from openvjepa.data.media.video import open_video, probe
-from openvjepa.data.rendered.synthetic import write_video
+from openvjepa.data.rendered.dataset import write_video
 from openvjepa.errors import VideoError
 
 FILES = sorted((Path(__file__).parents[1] / "fixtures" / "video").iterdir())

@@ -12,7 +12,7 @@ import torch
 from openvjepa.config import PROTOCOLS, ModelConfig, TrainConfig, to_mapping
 from openvjepa.data.clips import ClipSpec, read_clip
 from openvjepa.data.lists.index import VideoIndex, VideoRecord
-from openvjepa.data.rendered.synthetic import write_video
+from openvjepa.data.rendered.dataset import write_video
 from openvjepa.data.transforms import eval_views
 from openvjepa.errors import ConfigError
 from openvjepa.features.cache import cache_key

@@ -31,7 +31,7 @@ from openvjepa.data.copies.transcode import copy_video
 from openvjepa.data.lists.index import read_index
 from openvjepa.data.loader import PretrainBatches
 from openvjepa.data.media.video import open_video
-from openvjepa.data.rendered.synthetic import write_video
+from openvjepa.data.rendered.dataset import write_video
 from openvjepa.errors import ConfigError, DataError
 
 BARCODES = sorted((Path(__file__).parents[2] / "fixtures" / "video").iterdir())

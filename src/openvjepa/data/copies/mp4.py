@@ -31,6 +31,8 @@ def write_mp4(
     comment: str = "",
     source: str | None = None,
     audio: AudioTracks | None = None,
+    container_format: str = "mp4",
+    index_first: bool = True,
 ) -> None:
     """Encode images, one for each time; colors are marked as those of the first image.
 
@@ -45,15 +47,18 @@ def write_mp4(
         comment: metadata of the file.
         source: what errors name; None: the target.
         audio: sound, open; None: none.
+        container_format: FFmpeg's name of another container.
+        index_first: whether an MP4 file begins with its index, so that it plays while it is loaded.
 
     Raises:
         VideoError: the size changes, or the encoder refuses the images.
         OSError: the file cannot be written.
     """
     first = next(images)
+    flags = {"movflags": "faststart"} if index_first else {}
     try:
         # Of a bare name, FFmpeg would take what stands before a colon for a protocol.
-        with av.open(os.path.abspath(target), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        with av.open(os.path.abspath(target), "w", format=container_format, options=flags) as container:
             if comment:
                 container.metadata["comment"] = comment
             stream = _add_stream(container, first, fps, base, options, threads)

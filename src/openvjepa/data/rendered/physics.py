@@ -7,7 +7,6 @@ its color, or jumps; in mid-air a ball stops, turns back, or falls upwards. Each
 from __future__ import annotations
 
 import colorsys
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openvjepa.config import PhysicsConfig
-from openvjepa.data.cores import process_pool, usable_cores
-from openvjepa.data.rendered.synthetic import SHAPES, draw_background, draw_shape, write_video
+from openvjepa.data.rendered.dataset import write_dataset, write_video
+from openvjepa.data.rendered.synthetic import SHAPES, draw_background, draw_shape
 from openvjepa.errors import DataError
-from openvjepa.progress import track
 
 KINDS = {
     "vanish": "occluder",
@@ -236,31 +234,14 @@ def make_physics(config: PhysicsConfig, *, workers: int | None = None) -> Path:
     Raises:
         DataError: the folder holds an index already, or a video cannot be written.
     """
-    out = Path(config.out)
-    if (out / "index.csv").exists():
-        raise DataError(f"{out}: already holds a dataset: choose another folder, or delete it first")
-    jobs = list(_jobs(config))
-    try:
-        (out / "videos").mkdir(parents=True, exist_ok=True)
-        workers = min(8, usable_cores()) if workers is None else workers
-        if workers > 1:
-            with process_pool(workers) as pool:
-                written = [pool.submit(_write_job, config, job) for job in jobs]
-                for future in track(written, "rendering", len(jobs)):
-                    future.result()
-        else:
-            for job in track(jobs, "rendering", len(jobs)):
-                _write_job(config, job)
-        index = out / "index.csv.part"
-        with index.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            rows.writerow(COLUMNS)
-            for job in jobs:
-                pair = "" if job.pair is None else job.pair
-                rows.writerow([job.path.as_posix(), KINDS[job.kind], pair, int(job.possible), job.kind, job.split])
-        return index.replace(out / "index.csv")
-    except OSError as error:
-        raise DataError(f"{out}: cannot write the dataset: {error.strerror or error}") from None
+    return write_dataset(
+        Path(config.out), config, list(_jobs(config)), _write_job, columns=COLUMNS, row=_row, workers=workers
+    )
+
+
+def _row(job: _Job) -> tuple[object, ...]:
+    pair = "" if job.pair is None else job.pair
+    return job.path.as_posix(), KINDS[job.kind], pair, int(job.possible), job.kind, job.split
 
 
 def _jobs(config: PhysicsConfig) -> Iterator[_Job]:

@@ -7,23 +7,16 @@ whatever the motion is, and each motion has an opposite that passes through the 
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
-import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from openvjepa.config import ShapesConfig
-from openvjepa.data.cores import process_count, process_pool
-from openvjepa.errors import DataError
-from openvjepa.progress import track
+from openvjepa.data.rendered.dataset import write_dataset, write_video
 
 # name: (velocity right, velocity down, turns, growth) per clip; velocities in shares of the frame, growth as log2 of the size.
 MOTIONS: dict[str, tuple[float, float, float, float]] = {
@@ -154,29 +147,15 @@ def make_shapes(config: ShapesConfig, *, workers: int | None = None) -> Path:
     Raises:
         DataError: the folder holds an index already, or a video cannot be written.
     """
-    out = Path(config.out)
-    if (out / "index.csv").exists():
-        raise DataError(f"{out}: already holds a dataset: choose another folder, or delete it first")
-    jobs = list(_jobs(config))
-    try:
-        (out / "videos").mkdir(parents=True, exist_ok=True)
-        workers = process_count(workers, len(jobs))
-        if workers > 1:
-            with process_pool(workers) as pool:
-                written = [pool.submit(_write_job, config, job) for job in jobs]
-                for future in track(written, "rendering", len(jobs)):
-                    future.result()
-        else:
-            for job in track(jobs, "rendering", len(jobs)):
-                _write_job(config, job)
-        index = out / "index.csv.part"
-        with index.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            rows.writerow(["path", "motion", "appearance", "split"])
-            rows.writerows([job.path.as_posix(), job.motion, job.appearance, job.split] for job in jobs)
-        return index.replace(out / "index.csv")
-    except OSError as error:
-        raise DataError(f"{out}: cannot write the dataset: {error.strerror or error}") from None
+    return write_dataset(
+        Path(config.out),
+        config,
+        list(_jobs(config)),
+        _write_job,
+        columns=("path", "motion", "appearance", "split"),
+        row=lambda job: (job.path.as_posix(), job.motion, job.appearance, job.split),
+        workers=workers,
+    )
 
 
 def _jobs(config: ShapesConfig) -> Iterator[_Job]:
@@ -203,22 +182,3 @@ def _write_job(config: ShapesConfig, job: _Job) -> None:
         clutter=config.clutter,
     )
     write_video(Path(config.out) / job.path, video, fps=config.fps)
-
-
-def write_video(path: Path, frames: NDArray[np.uint8], *, fps: int | Fraction) -> None:
-    """Encode frames uint8 [T, H, W, 3] as H.264 in the container that the file name's ending asks for.
-
-    Good quality (CRF 18), short groups of pictures (12 frames), one encoding thread, and no macroblock trees, for which
-    x264's AVX-512 code gives other files from run to run.
-    """
-    options = {"crf": "18", "preset": "veryfast", "g": "12", "mbtree": "0"}
-    with av.open(os.path.abspath(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        reformatter = VideoReformatter()  # with one thread, as when reading
-        for pixels in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            container.mux(stream.encode(reformatter.reformat(frame, format="yuv420p", threads=1)))
-        container.mux(stream.encode())
