@@ -7,7 +7,6 @@ Shapes: T frames, H x W px; N = t * h * w tokens of D channels.
 from __future__ import annotations
 
 import base64
-import html
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -182,4 +181,4 @@ def _svg(figure: Figure, alt: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="[a-zA-Z0-9]+_[0-9.]+"', "", text)  # nothing refers to these, and they repeat over the page
     text = text.replace(_INK, "currentColor")
-    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" class="chart" ', 1))
+    return Markup(text.replace("<svg ", f"<svg {part('chart_attributes', alt)} ", 1))

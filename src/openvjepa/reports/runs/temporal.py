@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from openvjepa.inference.temporal.evaluation import TemporalResult, pieces_of
 from openvjepa.inference.temporal.scores import Piece
 from openvjepa.reports import pages as report
+from openvjepa.reports.templates import part
 from openvjepa.reports.video import COLORS, OTHER
 
+_Rect = tuple[float, float, str, str]  # left edge, width, color, title
 SHOWN = 40  # videos
 _ABOUT = (
     "Accuracy over time is the share of the labeled time under the right class. F1 counts a predicted segment as right when it "
@@ -51,7 +54,7 @@ def write_temporal(result: TemporalResult, facts: Mapping[str, Any]) -> Path:
     return report.write_report(result.out / "report.html", "Evaluation over time", sections, lead=lead)
 
 
-def _bands(result: TemporalResult) -> str:
+def _bands(result: TemporalResult) -> Markup:
     """Two bars for each video: labeled above, predicted below; the longest classes have colors of their own."""
     time = dict.fromkeys(range(len(result.classes)), 0.0)
     for video in result.videos:
@@ -59,26 +62,28 @@ def _bands(result: TemporalResult) -> str:
             time[label] += end - start
     order = sorted(time, key=lambda label: -time[label])
     colors = dict(zip(order, COLORS, strict=False))
-    legend = " ".join(
-        f'<span style="color:{colors[label]}">&#9632;</span> {html.escape(result.classes[label])}' for label in colors
-    )
-    rows: list[str] = []
+    videos: list[tuple[str, float, list[list[_Rect]]]] = []
     for video in result.videos[:SHOWN]:
         found = pieces_of(video.timelines[-1])
         first = min(piece[0] for piece in (*video.truth, *found))
         last = max(piece[1] for piece in (*video.truth, *found))
-        bars = "".join(_bar(pieces, first, last, result.classes, colors) for pieces in (video.truth, found))
-        rows.append(f"<p>{html.escape(Path(video.path).name)} ({last - first:.1f} s)</p>{bars}")
-    more = len(result.videos) - SHOWN
-    rest = report.paragraph(f"{more} more videos are in predictions.csv.") if more > 0 else ""
-    return f"<p>Above: labeled; below: predicted. {legend}</p>{''.join(rows)}{rest}"
+        bars = [_bar(pieces, first, last, result.classes, colors) for pieces in (video.truth, found)]
+        videos.append((Path(video.path).name, last - first, bars))
+    legend = [(color, result.classes[label]) for label, color in colors.items()]
+    return part("bands", legend, videos, max(0, len(result.videos) - SHOWN))
 
 
-def _bar(pieces: Sequence[Piece], first: float, last: float, classes: Sequence[str], colors: Mapping[int, str]) -> str:
+def _bar(
+    pieces: Sequence[Piece], first: float, last: float, classes: Sequence[str], colors: Mapping[int, str]
+) -> list[_Rect]:
+    """The pieces of a bar that is 1000 wide."""
     scale = 1000 / max(last - first, 1e-9)
-    parts = "".join(
-        f'<rect x="{(start - first) * scale:.1f}" y="0" width="{(end - start) * scale:.1f}" height="14" '
-        f'fill="{colors.get(label, OTHER)}"><title>{html.escape(classes[label])} {start:.1f} - {end:.1f} s</title></rect>'
+    return [
+        (
+            (start - first) * scale,
+            (end - start) * scale,
+            colors.get(label, OTHER),
+            f"{classes[label]} {start:.1f} - {end:.1f} s",
+        )
         for start, end, label in pieces
-    )
-    return f'<svg viewBox="0 0 1000 16" width="100%" height="16" preserveAspectRatio="none">{parts}</svg>'
+    ]
