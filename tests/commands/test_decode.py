@@ -33,3 +33,22 @@ def test_files(physics: Path, predictive: Path, tmp_path: Path, capsys: pytest.C
         decode_videos(shown, model=str(predictive), fit=str(fit), out=str(out))
     with pytest.raises(ConfigError, match="--fit with other videos"):
         decode_videos(shown, model=str(predictive), out=str(tmp_path / "other"))
+
+
+def test_flow(physics: Path, predictive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    videos = [str(path) for path in sorted((physics / "videos").iterdir())]
+    arguments = ["decode", *videos[-3:], "--model", str(predictive), "--fit", *videos[:8], "--decoder", "flow"]
+    arguments += ["--steps", "4", "--samples", "2", "--sampling-steps", "2", "--threads", "1", "--batch-size", "2"]
+    assert main([*arguments, "--out", str(tmp_path / "a"), "--json", "--pictures", "2"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["steps"] == 4
+    for name in ("true", "predicted", "mean"):
+        assert values["psnr_of_mean"][name] >= values["psnr"][name]
+        assert values["spread"][name] >= 0
+    page = (tmp_path / "a" / "decode.html").read_text()
+    assert "4 of at most 4 training steps" in page
+    assert "PSNR of the mean of 2 samples" in page
+    assert "Loss of the flow decoder" in page
+    assert main([*arguments, "--out", str(tmp_path / "b")]) == 0
+    assert "mean of samples" in capsys.readouterr().out
+    assert (tmp_path / "a" / "decode.png").exists()

@@ -85,14 +85,14 @@ def test_panels(model: PredictiveModel, place: bool) -> None:
     mean = mean_tokens(model, [clips])
     found = decode(model, decoder, clips[:2], 4, mean)
     tokens = target_tokens(model, normalize(clips[:2]))
-    torch.testing.assert_close(found.true_tokens, pixels_to_frames(decoder(tokens), model)[:, :, 4:])
+    torch.testing.assert_close(found.true_tokens[0], pixels_to_frames(decoder(tokens), model)[:, :, 4:])
     expected = pixels_to_frames(decoder(predicted_tokens(model, normalize(clips[:2]), 4), 8), model)
-    torch.testing.assert_close(found.predicted_tokens, expected)
+    torch.testing.assert_close(found.predicted_tokens[0], expected)
     if place:  # the mean token of a place decodes to the mean pixels of that place
         usual = (clips.float() / 255).mean(0)[:, 4:]
-        torch.testing.assert_close(found.mean_tokens[0], usual, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(found.mean_tokens[0, 0], usual, atol=1e-4, rtol=1e-3)
     ratios = found.psnr()
-    error = ((found.true_tokens.clamp(0, 1) - found.truth) ** 2).mean().item()
+    error = ((found.true_tokens[0].clamp(0, 1) - found.truth) ** 2).mean().item()
     assert ratios["true"] == pytest.approx(-10 * np.log10(error), rel=1e-5)
     assert ratios["true"] > ratios["mean"]
     assert psnr(found.truth, found.truth) > 100

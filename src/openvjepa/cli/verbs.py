@@ -315,13 +315,17 @@ VERBS = (
     ),
     Verb(
         "decode",
-        "Decode true, predicted and mean tokens to pixels with ridge regression, with the PSNR of each.",
-        ("vjepa decode test_videos/ --model runs/masked --fit videos/",),
+        "Decode true, predicted and mean tokens to pixels (ridge regression or flow matching), with the PSNR of each.",
+        (
+            "vjepa decode test_videos/ --model runs/masked --fit videos/",
+            "vjepa decode test_videos/ --model runs/masked --fit videos/ --decoder flow --minutes 5",
+        ),
         "config.verbs.surprise:DecodeConfig",
         "commands.decode:decode_videos",
         positional=("videos",),
         needed=("videos", "model"),
         render="cli.render.decode:decode",
+        status=_interrupted,
     ),
     Verb(
         "models",

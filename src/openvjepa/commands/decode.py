@@ -1,8 +1,8 @@
-"""`vjepa decode`: features back to pixels, by ridge regression."""
+"""`vjepa decode`: features back to pixels, by ridge regression or flow matching."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,13 @@ from openvjepa.config import DecodeConfig, command
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.lists.index import VideoRecord
 from openvjepa.errors import ConfigError, DataError, VideoError
+from openvjepa.progress import track
 from openvjepa.reports import pages
+from openvjepa.reports.charts import line_chart
 from openvjepa.reports.seeing.decode import decoded_panels
-from openvjepa.reports.seeing.pictures import strip, write_png
-from openvjepa.seeing.decode import Decoded, RidgeDecoder, decode, fit_ridge
+from openvjepa.reports.seeing.pictures import Panel, strip, write_png
+from openvjepa.seeing.decode import Decoded, RidgeDecoder, Tally, decode, fit_ridge
+from openvjepa.seeing.flow import FlowDecoder, FlowSettings, fit_flow
 from openvjepa.seeing.surprise.error import PredictiveModel, check_contexts, load_predictive, mean_tokens
 from openvjepa.seeing.surprise.windows import plan_windows, read_windows
 from openvjepa.train.distributed import Runtime, make_runtime
@@ -38,6 +41,19 @@ class DecodeResult:
     skipped: dict[str, str]
     """Files that cannot be read: path -> reason."""
     files: tuple[Path, ...]
+    psnr_of_mean: dict[str, float] | None = None
+    """flow: dB of the mean of all samples, where `psnr` is that of single samples."""
+    spread: dict[str, float] | None = None
+    """flow: standard deviation of a pixel (0..1) over the samples."""
+    steps: int | None = None
+    """flow: training steps."""
+    signal: int = 0
+    """flow: number of the signal that ended the training early; 0: none."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal such as Ctrl-C ended the training of the decoder early."""
+        return self.signal != 0
 
 
 @command(DecodeConfig, "videos")
@@ -67,12 +83,46 @@ def _decode_videos(config: DecodeConfig, out: Path) -> DecodeResult:
         fitted, _ = _windows(chosen(source, config.limit or len(source)), spec, model, skipped)
         shown, names = _windows(chosen(index, config.limit or len(index)), spec, model, skipped)
         batches = torch.split(fitted, config.batch_size)
-        decoder = fit_ridge(model, batches, place=config.place, runtime=runtime)
         mean = mean_tokens(model, batches, runtime)
-        found = _decode(model, decoder, shown, context, mean, config.batch_size, runtime)
-    facts = _facts(config, model, decoder, context, len(fitted), found.psnr())
-    files = _write(out, found, shown, names, config.pictures, facts, skipped)
-    return DecodeResult(found.psnr(), len(shown), skipped, files)
+        decoder = _fit(model, batches, context, config, runtime)
+        places: list[int] = np.unique(np.linspace(0, len(names) - 1, config.pictures).round().astype(int)).tolist()
+        parts = torch.split(shown, config.batch_size)
+        found = (decode(model, decoder, part, context, mean, runtime) for part in parts)
+        tally, drawn = _gather(track(found, "decoding", len(parts), unit="batches"), places, config.batch_size)
+    facts = _facts(config, model, decoder, context, len(fitted), tally)
+    panels = decoded_panels(drawn, shown[places], [names[place] for place in places])
+    files = _write(out, panels, facts, _training(decoder), skipped)
+    return _result(decoder, tally, len(shown), skipped, files)
+
+
+def _fit(
+    model: PredictiveModel, batches: Sequence[Tensor], context: int, config: DecodeConfig, runtime: Runtime
+) -> RidgeDecoder | FlowDecoder:
+    if config.decoder == "ridge":
+        return fit_ridge(model, batches, place=config.place, runtime=runtime)
+    settings = FlowSettings(config.steps, config.minutes, config.samples, config.sampling_steps, config.seed)
+    return fit_flow(model, batches, context, settings, place=config.place, runtime=runtime)
+
+
+def _gather(parts: Iterable[Decoded], places: Sequence[int], size: int) -> tuple[Tally, Decoded]:
+    """Sums over all windows, and the windows at `places`; the other pictures are not kept. `size`: windows of a batch."""
+    tally, kept = Tally(), list[Decoded]()
+    for number, part in enumerate(parts):
+        tally.add(part)
+        inside = [place - number * size for place in places if 0 <= place - number * size < len(part.truth)]
+        if inside:
+            kept.append(part.part(inside))
+    true, predicted, mean = (torch.cat([part.panels[kind] for part in kept], 1) for kind in kept[0].panels)
+    return tally, Decoded(torch.cat([part.truth for part in kept]), true, predicted, mean, kept[0].context)
+
+
+def _result(
+    decoder: RidgeDecoder | FlowDecoder, tally: Tally, videos: int, skipped: dict[str, str], files: tuple[Path, ...]
+) -> DecodeResult:
+    if isinstance(decoder, RidgeDecoder):
+        return DecodeResult(tally.psnr(), videos, skipped, files)
+    steps, signal = decoder.training.steps, decoder.training.signal
+    return DecodeResult(tally.psnr(), videos, skipped, files, tally.psnr_of_mean(), tally.spread(), steps, signal)
 
 
 def _windows(
@@ -104,64 +154,62 @@ def _windows(
     return torch.cat(parts), names
 
 
-def _decode(
-    model: PredictiveModel,
-    decoder: RidgeDecoder,
-    windows: Tensor,
-    context: int,
-    mean: Tensor,
-    batch_size: int,
-    runtime: Runtime,
-) -> Decoded:
-    def parts() -> Iterator[Decoded]:
-        for batch in torch.split(windows, batch_size):
-            yield decode(model, decoder, batch, context, mean, runtime)
-
-    found = list(parts())
-    return Decoded(
-        torch.cat([part.truth for part in found]),
-        torch.cat([part.true_tokens for part in found]),
-        torch.cat([part.predicted_tokens for part in found]),
-        torch.cat([part.mean_tokens for part in found]),
-        context,
-    )
-
-
 def _facts(
     config: DecodeConfig,
     model: PredictiveModel,
-    decoder: RidgeDecoder,
+    decoder: RidgeDecoder | FlowDecoder,
     context: int,
     fitted: int,
-    ratios: dict[str, float],
+    tally: Tally,
 ) -> dict[str, str]:
-    verdict = "beat" if ratios["predicted"] > ratios["mean"] else "do NOT beat"
-    return {
-        "model": f"{model.name}, target encoder's last block (all predicted levels), layer-normed",
-        "decoder": f"ridge, {'with' if config.place else 'without'} place, lambda {decoder.strength:.3g} by generalized "
-        f"cross-validation, fitted on the middle windows of {fitted} other videos",
-        "context": f"{context} of {model.config.num_frames} frames",
-        "PSNR": ", ".join(f"{name} tokens {value:.2f} dB" for name, value in ratios.items()),
-        "predicted tokens": f"{verdict} the mean tokens of each place",
-    }
+    ratios, place = tally.psnr(), "with" if config.place else "without"
+    facts = {"model": f"{model.name}, target encoder's last block (all predicted levels), layer-normed"}
+    source = f"fitted on the middle windows of {fitted} other videos"
+    if isinstance(decoder, RidgeDecoder):
+        how = f"ridge, {place} place, lambda {decoder.strength:.3g} by generalized cross-validation, {source}"
+    else:
+        ended = decoder.training
+        early = " (interrupted)" if ended.signal else ""
+        how = (
+            f"flow matching, {place} place, {ended.steps} of at most {config.steps} training steps{early} in "
+            f"{ended.seconds:.0f} s, {config.sampling_steps} Euler steps a sample, {source}"
+        )
+    facts |= {"decoder": how, "context": f"{context} of {model.config.num_frames} frames", "PSNR": _decibels(ratios)}
+    verdicts = [(ratios, "")]
+    if tally.samples > 1:
+        averaged = tally.psnr_of_mean()
+        spread = ", ".join(f"{name} tokens {value:.4f}" for name, value in tally.spread().items())
+        facts[f"PSNR of the mean of {tally.samples} samples"] = _decibels(averaged)
+        facts["standard deviation over samples"] = f"{spread} (pixels from 0 to 1)"
+        verdicts = [(ratios, "single samples: "), (averaged, "mean of samples: ")]
+    texts = [f"{kind}{'beat' if psnr['predicted'] > psnr['mean'] else 'do NOT beat'}" for psnr, kind in verdicts]
+    return facts | {"predicted tokens": f"{', '.join(texts)} the mean tokens of each place"}
+
+
+def _decibels(ratios: dict[str, float]) -> str:
+    return ", ".join(f"{name} tokens {value:.2f} dB" for name, value in ratios.items())
+
+
+def _training(decoder: RidgeDecoder | FlowDecoder) -> list[pages.Section]:
+    if isinstance(decoder, RidgeDecoder) or decoder.training.steps < 2:
+        return []
+    losses = decoder.training.losses
+    chart = line_chart("Loss of the flow decoder", range(1, len(losses) + 1), {"loss": losses}, smooth=True)
+    return [pages.Section("Training of the decoder", pages.chart_row([chart]))]
 
 
 def _write(
     out: Path,
-    found: Decoded,
-    windows: Tensor,
-    names: Sequence[str],
-    pictures: int,
+    panels: Sequence[Panel],
     facts: dict[str, str],
+    training: Sequence[pages.Section],
     skipped: dict[str, str],
 ) -> tuple[Path, ...]:
-    places = np.unique(np.linspace(0, len(names) - 1, pictures).round().astype(int)).tolist()
-    panels = decoded_panels(found, windows, names, places)
     picture = strip(panels, [f"{name}: {value}" for name, value in facts.items()])
     files = [write_png(out / PICTURE, picture, facts)]
-    sections = [pages.Section("Videos", pages.wide_picture(picture, "decoded tokens"))]
+    sections = [pages.Section("Videos", pages.wide_picture(picture, "decoded tokens")), *training]
     if skipped:
         sections.append(pages.Section("Not read", pages.plain_table(("file", "reason"), list(skipped.items()))))
-    lead = f"PSNR after the context: {facts['PSNR']}. Predicted tokens {facts['predicted tokens']}."
+    lead = f"PSNR after the context: {facts['PSNR']}. Predicted tokens: {facts['predicted tokens']}."
     files.append(pages.write_report(out / PAGE, "Tokens as pixels", [*sections, pages.run_facts(facts)], lead=lead))
     return tuple(files)

@@ -6,7 +6,8 @@ Wahba 1979). Encoder and predictor are frozen. Shapes: n tokens of C channels, P
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -150,29 +151,95 @@ def fit_ridge(
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """Windows decoded after a context of `context` frames; frames float [B, 3, T - context, H, W], 0..1."""
+    """Windows decoded after a context of `context` frames, by a decoder that gives S samples (ridge: one).
+
+    Frames are floats in 0..1, samples may exceed it.
+    """
 
     truth: Tensor
+    """[B, 3, T - context, H, W]"""
     true_tokens: Tensor
+    """[S, B, 3, T - context, H, W], as the others."""
     predicted_tokens: Tensor
     mean_tokens: Tensor
     context: int
 
+    @property
+    def panels(self) -> dict[str, Tensor]:
+        """true, predicted, mean."""
+        return {"true": self.true_tokens, "predicted": self.predicted_tokens, "mean": self.mean_tokens}
+
     def psnr(self) -> dict[str, float]:
-        """Peak signal-to-noise ratio of each decoded panel over all its pixels, dB."""
-        panels = {"true": self.true_tokens, "predicted": self.predicted_tokens, "mean": self.mean_tokens}
-        return {name: psnr(panel, self.truth) for name, panel in panels.items()}
+        """Peak signal-to-noise ratio of each panel over all pixels of single samples, dB."""
+        return Tally.of(self).psnr()
+
+    def part(self, rows: Sequence[int]) -> Decoded:
+        """Some of the windows."""
+        chosen = list(rows)
+        true, predicted, mean = (panel[:, chosen] for panel in self.panels.values())
+        return Decoded(self.truth[chosen], true, predicted, mean, self.context)
+
+
+class Tally:
+    """Sums of squares over decoded windows, added up batch by batch."""
+
+    def __init__(self) -> None:
+        self.pixels = self.samples = 0
+        self.single: dict[str, float] = {}
+        """Panel -> squared errors of its samples, averaged over them and summed over the pixels."""
+        self.mean: dict[str, float] = {}
+        """Panel -> squared errors of the mean of its samples, summed over the pixels."""
+        self.variance: dict[str, float] = {}
+        """Panel -> unbiased variance over the samples, summed over the pixels; 0 for a single sample."""
+
+    @classmethod
+    def of(cls, *parts: Decoded) -> Tally:
+        """The sums of these."""
+        tally = cls()
+        for part in parts:
+            tally.add(part)
+        return tally
+
+    def add(self, found: Decoded) -> None:
+        """Add windows that were decoded with the same number of samples."""
+        self.pixels += found.truth.numel()
+        for name, panel in found.panels.items():
+            self.samples, seen = len(panel), panel.clamp(0, 1).double()
+            single = (seen - found.truth).square().mean(0).sum()
+            mean = (seen.mean(0) - found.truth).square().sum()
+            variance = seen.var(0).sum() if len(panel) > 1 else torch.zeros(())
+            for sums, value in ((self.single, single), (self.mean, mean), (self.variance, variance)):
+                sums[name] = sums.get(name, 0.0) + float(value)
+
+    def psnr(self) -> dict[str, float]:
+        """Peak signal-to-noise ratio of single samples of each panel, dB."""
+        return {name: _decibels(value / self.pixels) for name, value in self.single.items()}
+
+    def psnr_of_mean(self) -> dict[str, float]:
+        """Peak signal-to-noise ratio of the mean of all samples of each panel, dB."""
+        return {name: _decibels(value / self.pixels) for name, value in self.mean.items()}
+
+    def spread(self) -> dict[str, float]:
+        """Standard deviation over the samples of each panel: root of the mean variance of a pixel, in 0..1."""
+        return {name: (value / self.pixels) ** 0.5 for name, value in self.variance.items()}
 
 
 def psnr(frames: Tensor, truth: Tensor) -> float:
     """Peak signal-to-noise ratio of frames in 0..1, clipped to it, dB."""
-    error = (frames.clamp(0, 1) - truth).double().square().mean()
-    return float(-10 * torch.log10(error.clamp(min=1e-12)))
+    return _decibels(float((frames.clamp(0, 1) - truth).double().square().mean()))
+
+
+def _decibels(error: float) -> float:
+    return -10 * math.log10(max(error, 1e-12))
+
+
+Decoder = Callable[[Tensor, int], Tensor]
+"""(tokens [B, K, C], id of the first) -> pixels [B, K, P], or samples of them [S, B, K, P]."""
 
 
 def decode(
     model: PredictiveModel,
-    decoder: RidgeDecoder,
+    decoder: Decoder,
     windows: Tensor,
     context: int,
     mean: Tensor,
@@ -182,7 +249,7 @@ def decode(
 
     Args:
         model: of `predictive_model`.
-        decoder: of `fit_ridge`.
+        decoder: of `fit_ridge` or `fit_flow`.
         windows: uint8 [B, 3, T, H, W].
         context: visible frames, whole tubelets.
         mean: of `mean_tokens`, [N, C].
@@ -193,5 +260,11 @@ def decode(
     true = target_tokens(model, clips, runtime)[:, first:].cpu()
     expected = predicted_tokens(model, clips, context, runtime).cpu()
     usual = mean[first:].expand(len(clips), -1, -1)
-    a, b, c = (pixels_to_frames(decoder(tokens, first), model) for tokens in (true, expected, usual))
-    return Decoded(windows[:, :, context:].float() / 255, a, b, c, context)
+
+    def frames(tokens: Tensor) -> Tensor:
+        pixels = decoder(tokens, first)
+        samples = pixels if pixels.ndim == 4 else pixels[None]
+        return torch.stack([pixels_to_frames(sample, model) for sample in samples])
+
+    truth = windows[:, :, context:].float() / 255
+    return Decoded(truth, frames(true), frames(expected), frames(usual), context)

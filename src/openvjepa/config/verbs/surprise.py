@@ -115,8 +115,20 @@ class DecodeConfig(RateConfig, ComputeConfig):
     """Output folder for decode.png and decode.html."""
     context: Few | None = None
     """Number of visible frames, in whole tubelets; None: half of a window."""
+    decoder: Literal["ridge", "flow"] = "ridge"
+    """ridge: linear, in closed form. flow: a small transformer trained by flow matching, whose samples show what the tokens
+    determine (the same in all samples) and what they leave open."""
     place: bool = True
     """Give the decoder the position of each token in the grid."""
+    samples: Annotated[int, Range(1, 64)] = 4
+    """flow: samples of each clip."""
+    steps: Count = 1000
+    """flow: training steps of 16 windows."""
+    minutes: Annotated[float, Range(0.05, 1e6)] | None = None
+    """flow: maximum training time, minutes; None: all steps. Ctrl-C ends the training early, too; the decoder is then used
+    as it is."""
+    sampling_steps: Annotated[int, Range(1, 1000)] = 10
+    """flow: Euler steps of a sample."""
     pictures: Annotated[int, Range(1, 100)] = 4
     """Number of videos to draw."""
     limit: Annotated[int, Range(1, 10**6)] | None = None
@@ -124,7 +136,7 @@ class DecodeConfig(RateConfig, ComputeConfig):
     batch_size: Count = 8
     """Batch size, in windows."""
     seed: Seed = 0
-    """Random seed of untrained models."""
+    """Random seed of untrained models and the flow decoder."""
     json: bool = False
     """Print JSON instead of tables."""
     overwrite: bool = False

@@ -8,31 +8,56 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openvjepa.reports.seeing.pictures import Panel, Pictures, Row
+from openvjepa.reports.seeing.pictures import Panel, Pictures, Row, heat
 from openvjepa.seeing.decode import Decoded, psnr
 
 
-def decoded_panels(found: Decoded, windows: Tensor, names: Sequence[str], places: Sequence[int]) -> list[Panel]:
-    """Five rows for each video, each decoded one with its PSNR.
+def decoded_panels(found: Decoded, windows: Tensor, names: Sequence[str]) -> list[Panel]:
+    """Rows for each video: each decoded one with its PSNR; of several samples also their mean and standard deviation.
 
     Args:
-        found: of `decode`.
+        found: of `decode`, n windows.
         windows: uint8 [n, 3, T, H, W], the whole windows.
         names: of the videos.
-        places: which of them.
     """
-    panels = []
-    for place in places:
+    panels: list[Panel] = []
+    for place, name in enumerate(names):
         seen = windows[place, :, : found.context].float() / 255
-        gray = torch.full_like(found.truth[place], 0.5)
+        truth = found.truth[place]
         rows = [Row("video", _pictures(windows[place].float() / 255))]
-        rows.append(Row(f"visible: {found.context} frames", _pictures(torch.cat([seen, gray], 1))))
-        for name in ("true", "predicted", "mean"):
-            decoded = getattr(found, f"{name}_tokens")[place]
-            ratio = psnr(decoded, found.truth[place])
-            rows.append(Row(f"{name} tokens, decoded: {ratio:.2f} dB", _pictures(torch.cat([seen, decoded], 1))))
-        panels.append(Panel(names[place], tuple(rows)))
+        hidden = torch.full_like(truth, 0.5)
+        rows.append(Row(f"visible: {found.context} frames", _pictures(torch.cat([seen, hidden], 1))))
+        for kind, samples in found.panels.items():
+            for text, decoded in _drawn(kind, samples[:, place]):
+                label = f"{text}: {psnr(decoded, truth):.2f} dB"
+                rows.append(Row(label, _pictures(torch.cat([seen, decoded], 1))))
+        panels.append(Panel(name, (*rows, *_spread_rows(found, place))))
     return panels
+
+
+def _drawn(kind: str, samples: Tensor) -> list[tuple[str, Tensor]]:
+    """What is drawn of the samples [S, 3, T, H, W] of a panel: all those of predicted tokens, one of the others."""
+    if len(samples) == 1:
+        return [(f"{kind} tokens, decoded", samples[0])]
+    if kind != "predicted":
+        return [(f"{kind} tokens, decoded, a sample", samples[0])]
+    drawn = [(f"predicted tokens, decoded, sample {number}", sample) for number, sample in enumerate(samples, 1)]
+    return [*drawn, (f"predicted tokens, decoded, mean of {len(samples)} samples", samples.clamp(0, 1).mean(0))]
+
+
+def _spread_rows(found: Decoded, place: int) -> list[Row]:
+    """Standard deviation over the samples of true and predicted tokens, mean over colors, in one scale of color."""
+    if len(found.true_tokens) == 1:
+        return []
+    maps = {kind: found.panels[kind][:, place].clamp(0, 1).std(0).mean(0) for kind in ("true", "predicted")}
+    top = float(np.quantile(torch.stack(list(maps.values())).numpy(), 0.995))
+    rows: list[Row] = []
+    for kind, values in maps.items():
+        colors = heat(values.numpy(), 0, top)
+        gray = np.full((found.context, *colors.shape[1:]), 128, np.uint8)
+        text = f"standard deviation over samples, {kind} tokens: mean {float(values.mean()):.3f}; black 0, yellow {top:.3f}"
+        rows.append(Row(text, np.concatenate([gray, colors])))
+    return rows
 
 
 def _pictures(frames: Tensor) -> Pictures:
