@@ -34,6 +34,7 @@ ELSEWHERE = re.compile(
 )
 # Fewer steps than printed; nothing else is changed.
 SHORTER = {
+    "decode": "--steps 3 --samples 2",
     "pretrain": "--steps 2 --batch-size 4 --monitor-every 0 --workers 0",
     "train": "--minutes 1 --kinds linear --workers 0",
     "probe": "--epochs 1 --no-baselines --workers 0",

@@ -181,7 +181,7 @@ def _facts(
         spread = ", ".join(f"{name} tokens {value:.4f}" for name, value in tally.spread().items())
         facts[f"PSNR of the mean of {tally.samples} samples"] = _decibels(averaged)
         facts["standard deviation over samples"] = f"{spread} (pixels from 0 to 1)"
-        verdicts = [(ratios, "single samples: "), (averaged, "mean of samples: ")]
+        verdicts = [(ratios, "single samples "), (averaged, "means of samples ")]
     texts = [f"{kind}{'beat' if psnr['predicted'] > psnr['mean'] else 'do NOT beat'}" for psnr, kind in verdicts]
     return facts | {"predicted tokens": f"{', '.join(texts)} the mean tokens of each place"}
 

@@ -24,6 +24,12 @@ Results = dict[str, dict[str, dict[str, float]]]
 """label -> features -> probe -> top-1 on the test split, percent."""
 Confusions = Mapping[str, tuple[list[list[int]], tuple[str, ...]]]
 
+_NO_SURPRISE = (
+    "The model of the demo is trained to predict the next latent and to compare views; it has no predictor of masked tokens, "
+    "which vjepa surprise and vjepa decode need. To see predicted features and prediction errors, pretrain with masked "
+    "prediction: vjepa pretrain VIDEOS --preset nano-masked, then vjepa surprise and vjepa decode."
+)
+
 
 def write_demo(
     out: Path,
@@ -56,6 +62,7 @@ def write_demo(
         report.accuracy_table(results, chance, videos=tested),
         _predicted(predictions, videos, recipe),
         _features_over_clips(out, recipe, videos),
+        report.Section("Prediction and surprise", report.paragraph(_NO_SURPRISE)),
         report.confusion_matrices(confusions),
         report.training_curves(read_metrics(out / "pretrain" / "metrics.jsonl")),
         report.run_facts(facts),

@@ -11,6 +11,8 @@ from torch import Tensor
 from openvjepa.reports.seeing.pictures import Panel, Pictures, Row, heat
 from openvjepa.seeing.decode import Decoded, psnr
 
+_SHOWN = 10  # frames of a row: as many as fit on a page
+
 
 def decoded_panels(found: Decoded, windows: Tensor, names: Sequence[str]) -> list[Panel]:
     """Rows for each video: each decoded one with its PSNR; of several samples also their mean and standard deviation.
@@ -22,16 +24,19 @@ def decoded_panels(found: Decoded, windows: Tensor, names: Sequence[str]) -> lis
     """
     panels: list[Panel] = []
     for place, name in enumerate(names):
-        seen = windows[place, :, : found.context].float() / 255
-        truth = found.truth[place]
-        rows = [Row("video", _pictures(windows[place].float() / 255))]
-        hidden = torch.full_like(truth, 0.5)
-        rows.append(Row(f"visible: {found.context} frames", _pictures(torch.cat([seen, hidden], 1))))
+        truth, context = found.truth[place], found.context
+        kept = min(context, max(2, _SHOWN - truth.shape[1]))
+        seen = windows[place, :, context - kept : context].float() / 255
+        rows = [Row("video", _pictures(torch.cat([seen, truth], 1)))]
+        last = "" if kept == context else f", the last {kept} shown"
+        rows.append(
+            Row(f"visible: {context} frames{last}", _pictures(torch.cat([seen, torch.full_like(truth, 0.5)], 1)))
+        )
         for kind, samples in found.panels.items():
             for text, decoded in _drawn(kind, samples[:, place]):
                 label = f"{text}: {psnr(decoded, truth):.2f} dB"
                 rows.append(Row(label, _pictures(torch.cat([seen, decoded], 1))))
-        panels.append(Panel(name, (*rows, *_spread_rows(found, place))))
+        panels.append(Panel(name, (*rows, *_spread_rows(found, place, kept))))
     return panels
 
 
@@ -45,8 +50,11 @@ def _drawn(kind: str, samples: Tensor) -> list[tuple[str, Tensor]]:
     return [*drawn, (f"predicted tokens, decoded, mean of {len(samples)} samples", samples.clamp(0, 1).mean(0))]
 
 
-def _spread_rows(found: Decoded, place: int) -> list[Row]:
-    """Standard deviation over the samples of true and predicted tokens, mean over colors, in one scale of color."""
+def _spread_rows(found: Decoded, place: int, kept: int) -> list[Row]:
+    """Standard deviation over the samples of true and predicted tokens, mean over colors, in one scale of color.
+
+    `kept` visible frames stand before them, gray.
+    """
     if len(found.true_tokens) == 1:
         return []
     maps = {kind: found.panels[kind][:, place].clamp(0, 1).std(0).mean(0) for kind in ("true", "predicted")}
@@ -54,7 +62,7 @@ def _spread_rows(found: Decoded, place: int) -> list[Row]:
     rows: list[Row] = []
     for kind, values in maps.items():
         colors = heat(values.numpy(), 0, top)
-        gray = np.full((found.context, *colors.shape[1:]), 128, np.uint8)
+        gray = np.full((kept, *colors.shape[1:]), 128, np.uint8)
         text = f"standard deviation over samples, {kind} tokens: mean {float(values.mean()):.3f}; black 0, yellow {top:.3f}"
         rows.append(Row(text, np.concatenate([gray, colors])))
     return rows
