@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from openvjepa.data.media.video import LATE, Video, open_video
@@ -106,9 +107,9 @@ class VideoIndex:
     def __len__(self) -> int:
         return len(self.records)
 
-    @property
+    @cached_property
     def labels(self) -> list[int]:
-        """Label of each video; -1 where there is none."""
+        """Label of each video; -1 where there is none. Computed once: callers index it video by video."""
         return [-1 if record.label is None else record.label for record in self.records]
 
     @property
