@@ -1,5 +1,5 @@
 from .commands.anomalies import AnomalyResult
-from .commands.bench import benchmark
+from .commands.bench import BenchResult, benchmark
 from .commands.check import check
 from .commands.compare import compare
 from .commands.convert import convert
@@ -87,6 +87,7 @@ from .weights.registry import ModelInfo, list_models
 __all__ = [
     "AnomalyResult",
     "BenchConfig",
+    "BenchResult",
     "CheckConfig",
     "CheckReport",
     "CheckpointError",

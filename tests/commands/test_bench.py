@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -55,10 +56,14 @@ def test_unknown_models_and_sizes_are_refused() -> None:
         BenchConfig(batch_size=0)
 
 
-def test_what_does_not_fit_is_a_dash(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_does_not_fit_is_a_dash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(task, "_apart", lambda measure, config, *args: None)
-    figures = task.benchmark(BenchConfig(models=("vit_tiny", "vit_huge")))
-    assert figures["step"] == {"vit_tiny": None, "vit_huge": None}
+    out = tmp_path / "bench.json"
+    figures = task.benchmark(BenchConfig(models=("vit_tiny", "vit_huge"), out=str(out)))
+    assert json.loads(out.read_text(encoding="utf-8")) == dataclasses.asdict(figures)
+    assert figures.step == {"vit_tiny": None, "vit_huge": None}
     render.bench(figures, BenchConfig())
     assert "vit_huge" in capsys.readouterr().out
 

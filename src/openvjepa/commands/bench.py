@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,27 @@ from openvjepa.weights.files import write_file
 log = logging.getLogger("openvjepa")
 
 
+@dataclass(frozen=True)
+class BenchResult:
+    """What a machine can do; None where a measurement ended early. Names of numbers end with their unit."""
+
+    date: str
+    """ISO 8601, local time."""
+    machine: Mapping[str, Any]
+    """Processor, cores, threads, load and versions."""
+    peak: Mapping[str, float] | None
+    """GFLOP/s of products by number format, and GB/s of a copy."""
+    step: Mapping[str, Mapping[str, Any] | None]
+    """Model -> its pretraining step."""
+    inference: Mapping[str, Mapping[str, Any] | None]
+    """Model -> its encoder, one clip at a time."""
+    data: Mapping[str, float] | None
+    """Clips per second of decoding and loading."""
+
+
 @command(BenchConfig, "models")
-def benchmark(config: BenchConfig) -> dict[str, Any]:
-    """Benchmark this machine, and write the results to `config.out`.
+def benchmark(config: BenchConfig) -> BenchResult:
+    """Benchmark this machine, and write the results to `config.out` (JSON with the fields of the result).
 
     Every measurement has a process of its own, which tells its memory apart; one that dies, mostly for want of memory, is
     left out and named.
@@ -37,14 +56,17 @@ def benchmark(config: BenchConfig) -> dict[str, Any]:
     if config.out:
         check_file(config.out)
     log.info("%s, load %s", machine()["processor"], machine()["load"])
-    figures: dict[str, Any] = {"date": datetime.datetime.now().isoformat(timespec="seconds"), "machine": machine()}
-    figures["peak"] = _apart(measure_peak, config)
-    figures["step"] = {name: _apart(measure_step, config, name) for name in models}
-    figures["inference"] = {name: _apart(measure_inference, config, name) for name in models}
-    figures["data"] = _apart(measure_data, config)
+    result = BenchResult(
+        datetime.datetime.now().isoformat(timespec="seconds"),
+        machine(),
+        _apart(measure_peak, config),
+        {name: _apart(measure_step, config, name) for name in models},
+        {name: _apart(measure_inference, config, name) for name in models},
+        _apart(measure_data, config),
+    )
     if config.out:
-        write_file(Path(config.out), (json_text(figures, 2) + "\n").encode())
-    return figures
+        write_file(Path(config.out), (json_text(asdict(result), 2) + "\n").encode())
+    return result
 
 
 def _apart(measure: Callable[..., dict[str, Any]], config: BenchConfig, *args: Any) -> dict[str, Any] | None:

@@ -15,9 +15,12 @@ TEMPLATES = Path(__file__).parent
 
 @cache
 def environment(folder: str) -> Environment:
-    """Templates of a folder; texts are escaped, and a name that is not given is an error."""
+    """Templates of a folder, and what all share; texts are escaped, and a name that is not given is an error."""
     return Environment(
-        loader=FileSystemLoader(TEMPLATES / folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader((TEMPLATES / folder, TEMPLATES)),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
 
 
