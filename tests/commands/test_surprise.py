@@ -40,7 +40,7 @@ def test_benchmark_as_json(physics: Path, predictive: Path, tmp_path: Path, caps
     assert main([*arguments, "--json", "--out", str(tmp_path), "--pictures", "1", "--threads", "1"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert len(values["videos"]) == 14
-    assert list(values["benchmark"]) == ["ratio", "surprise", "repeat", "mean"]
+    assert list(values["benchmark"]) == ["ratio", "surprise", "repeat", "mean", "excess"]
     scores = {video["path"]: video["mean"]["ratio"] for video in values["videos"]}
     wins = [scores[path.replace("_possible", "_impossible")] > scores[path] for path in scores if "_possible" in path]
     assert values["benchmark"]["ratio"]["relative"]["value"] == pytest.approx(sum(wins) / 7)

@@ -147,6 +147,9 @@ def test_errors_are_mean_absolute_differences(model: PredictiveModel) -> None:
             )
             by_mean = (mean[first:] - rest[row]).abs().mean().item()
             assert errors.mean[row, column] == pytest.approx(by_mean, rel=1e-5)
+            over = (by_token[row] - (repeated[row] - rest[row]).abs().mean(-1)).tolist()
+            most = sorted(over)[-max(1, round(0.05 * len(over))) :]
+            assert errors.excess[row, column] == pytest.approx(np.mean(most), rel=1e-4, abs=1e-6)
     shown = np.nanmean(maps[:, :, grid.tokens_per_frame :], 0)
     np.testing.assert_allclose(errors.tokens.flatten(1)[:, grid.tokens_per_frame :], shown, rtol=1e-5)
     assert errors.tokens[:, 0].isnan().all()

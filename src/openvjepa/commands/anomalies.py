@@ -38,7 +38,7 @@ from openvjepa.train.run_folder import open_output
 from openvjepa.weights.files import whole_file
 
 EVENTS, SCORES, PAGE = "events.csv", "scores.csv", "anomalies.html"
-DEFAULT_SCORES: tuple[ScoreName, ...] = ("distance", "ratio")
+DEFAULT_SCORES: tuple[ScoreName, ...] = ("distance", "surprise")
 _log = logging.getLogger("openvjepa")
 
 

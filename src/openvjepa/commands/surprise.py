@@ -27,7 +27,7 @@ from openvjepa.train.distributed import make_runtime
 from openvjepa.train.run_folder import open_output
 
 CSV, PAGE = "surprise.csv", "surprise.html"
-_NAMES = ("ratio", "surprise", "repeat", "mean")
+_NAMES = ("ratio", "surprise", "repeat", "mean", "excess")
 
 
 @dataclass(frozen=True)

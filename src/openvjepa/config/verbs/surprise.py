@@ -48,7 +48,7 @@ class SurpriseConfig(LabelConfig, RateConfig, ComputeConfig):
     """Detect anomalies: normal videos (files, folders, lists or CSV files) to compare with. The model may lack a predictor."""
     scores: tuple[Literal["distance", "tokens", "ratio", "surprise"], ...] = ()
     """Anomaly scores that trigger events (needs normal). distance: of a window's mean token to normal windows; tokens: of its
-    most unusual tokens to normal tokens; ratio and surprise: prediction error. Empty: distance and ratio."""
+    most unusual tokens to normal tokens; ratio and surprise: prediction error. Empty: distance and surprise."""
     quantile: ProperShare = 0.99
     """Threshold of each anomaly score: this quantile of the windows of held-out normal videos."""
     min_run: Few = 2

@@ -23,6 +23,7 @@ MEASURES = {
     "surprise": "surprise (predictor)",
     "repeat": "the last visible tokens stay",
     "mean": "the mean token of this place",
+    "excess": "excess over repeat, top 5 % of tokens",
 }
 LEAD = (
     "Surprise is the mean absolute error between the predictor's expectation, from the first frames of a window alone, and "

@@ -29,6 +29,8 @@ from openvjepa.train.distributed import Runtime
 from openvjepa.weights.hub import LoadedModel, load_model
 
 MOST_CONTEXTS = 5
+EXCESS_SHARE = 0.05
+"""Of the predicted tokens: an impossible event is local."""
 _CONTEXT_SHARES = (1 / 8, 5 / 8)  # of the window, shortest and longest: 2..10 of 16 frames
 
 
@@ -263,6 +265,8 @@ class WindowErrors:
     """Of "the last visible tokens stay", [W, A]."""
     mean: Tensor
     """Of "the mean token of this place", [W, A]; nan where that is not known."""
+    excess: Tensor
+    """Prediction error less that of "the last visible tokens stay", mean over the 5 % of the tokens where it is largest, [W, A]."""
     tokens: Tensor
     """Of the predictor, for each token, [W, t, h, w]: mean over the contexts that do not show it, NaN where all show it."""
 
@@ -286,16 +290,17 @@ def window_errors(
     clips = normalize(windows.to(model.device))
     targets, grid = target_tokens(model, clips, runtime), model.grid
     mean = mean.to(model.device) if mean is not None else torch.full((grid.tokens, 1), torch.nan, device=model.device)
-    columns: list[tuple[Tensor, Tensor, Tensor]] = []
+    columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     total, count = torch.zeros(len(clips), grid.tokens), torch.zeros(grid.tokens)
     for context in contexts:
         first = context // model.config.tubelet_size * grid.tokens_per_frame
         truth = targets[:, first:]
         wrong = (predicted_tokens(model, clips, context, runtime) - truth).abs().mean(-1)
-        stays = (repeated_tokens(model, clips, context, runtime) - truth).abs().mean((1, 2))
+        stays = (repeated_tokens(model, clips, context, runtime) - truth).abs().mean(-1)
+        most = (wrong - stays).topk(max(1, round(EXCESS_SHARE * wrong.shape[1])), dim=1).values.mean(1)
         usual = (mean[first:] - truth).abs().mean((1, 2))
-        columns.append((wrong.mean(1), stays, usual))
+        columns.append((wrong.mean(1), stays.mean(1), usual, most))
         total[:, first:] += wrong.cpu()
         count[first:] += 1
-    prediction, repeat, usual = (torch.stack(column, 1).cpu() for column in zip(*columns, strict=True))
-    return WindowErrors(prediction, repeat, usual, (total / count).unflatten(1, grid.shape))
+    prediction, repeat, usual, excess = (torch.stack(column, 1).cpu() for column in zip(*columns, strict=True))
+    return WindowErrors(prediction, repeat, usual, excess, (total / count).unflatten(1, grid.shape))

@@ -30,7 +30,7 @@ Pooling = Literal["mean", "max"]
 """Over the windows of a video: the mean for matched pairs, the maximum for single videos."""
 
 MEAN_WINDOWS = 64  # over which the mean token of each place is taken, at most
-_COLUMNS = ("path", "start", "end", "surprise", "repeat", "mean", "ratio", "error")
+_COLUMNS = ("path", "start", "end", "surprise", "repeat", "mean", "ratio", "excess", "error")
 _log = logging.getLogger("openvjepa")
 
 
@@ -61,6 +61,8 @@ class Score:
     """Of "the mean token of this place"."""
     ratio: float
     """surprise / repeat: below 1, the predictor knows more than that nothing moves. nan where repeat is 0."""
+    excess: float
+    """Prediction error less that of "the last visible tokens stay", over the 5 % of the tokens where it is largest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +101,7 @@ class VideoSurprise:
             notes.append(f"{len(self.skipped)} of {total} windows cannot be read: {next(iter(self.skipped.values()))}")
         return tuple(notes)
 
-    def curve(self, measure: Literal["prediction", "repeat", "mean"] = "prediction") -> NDArray[np.float64]:
+    def curve(self, measure: Literal["prediction", "repeat", "mean", "excess"] = "prediction") -> NDArray[np.float64]:
         """Error of each window, mean over the contexts, [W]."""
         return getattr(self.errors, measure).double().mean(1).numpy()
 
@@ -124,7 +126,7 @@ class VideoSurprise:
         else:
             ratios = self.ratios()
             ratio = float(np.nanmax(ratios)) if np.isfinite(ratios).any() else float("nan")
-        return Score(surprise, repeat, usual, ratio)
+        return Score(surprise, repeat, usual, ratio, float(pool(self.curve("excess"))))
 
     def heat(self) -> NDArray[np.float64]:
         """Surprise of each token of each sampled frame, [F, h, w]: mean over the windows that predict it, nan elsewhere.
@@ -147,15 +149,25 @@ class VideoSurprise:
         """For JSON."""
         spans = [self.plan.span(number) for number in self.windows]
         ratios = [None if np.isnan(ratio) else float(ratio) for ratio in self.ratios()]
-        rows = zip(spans, self.curve(), self.curve("repeat"), self.curve("mean"), ratios, strict=True)
+        rows = zip(
+            spans, self.curve(), self.curve("repeat"), self.curve("mean"), ratios, self.curve("excess"), strict=True
+        )
         pooled = {name: vars(self.score(name)) for name in ("mean", "max")}
         clean = {name: {k: None if np.isnan(v) else v for k, v in values.items()} for name, values in pooled.items()}
         return {
             "path": self.path,
             **clean,
             "windows": [
-                {"start": span[0], "end": span[1], "surprise": s, "repeat": r, "mean": m, "ratio": ratio}
-                for span, s, r, m, ratio in rows
+                {
+                    "start": span[0],
+                    "end": span[1],
+                    "surprise": s,
+                    "repeat": r,
+                    "mean": m,
+                    "ratio": ratio,
+                    "excess": excess,
+                }
+                for span, s, r, m, ratio, excess in rows
             ],
             "notes": list(self.notes),
             "error": None,
@@ -187,7 +199,7 @@ def follow(
             parts.append(window_errors(model, clips, settings.contexts, mean, settings.runtime))
     if not parts:
         raise VideoError(record.path, next(iter(skipped.values())))
-    fields = ("prediction", "repeat", "mean", "tokens")
+    fields = ("prediction", "repeat", "mean", "excess", "tokens")
     errors = WindowErrors(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
     size = model.config.tubelet_size
     return VideoSurprise(record, plan, settings.contexts, tuple(numbers), errors, skipped, video.is_image, size)
@@ -255,7 +267,7 @@ def _window_rows(videos: Sequence[VideoSurprise | VideoError]) -> Iterator[dict[
             yield {"path": video.path, "error": video.reason}
             continue
         for row in video.to_dict()["windows"]:
-            values = {name: "" if row[name] is None else f"{row[name]:.6f}" for name in _COLUMNS[3:7]}
+            values = {name: "" if row[name] is None else f"{row[name]:.6f}" for name in _COLUMNS[3:8]}
             yield {"path": video.path, "start": f"{row['start']:.3f}", "end": f"{row['end']:.3f}", **values}
         for number, reason in video.skipped.items():
             start, end = video.plan.span(number)
