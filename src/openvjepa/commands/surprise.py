@@ -100,8 +100,8 @@ def _surprise(config: SurpriseConfig, out: Path) -> SurpriseResult:
         raise DataError(f"none of {len(files)} videos can be read, for example {next(iter(skipped.items()))}")
     separations = _separations(trials, found, config.seed) if trials else {}
     result = SurpriseResult(videos, skipped, separations, ())
-    files = _write(config, out, model, settings, result, found)
-    return replace(result, files=tuple(files))
+    written = _write(config, out, model, settings, result, found)
+    return replace(result, files=tuple(written))
 
 
 def clip_spec(model: PredictiveModel, rate: RateConfig) -> ClipSpec:
