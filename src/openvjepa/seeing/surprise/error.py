@@ -266,7 +266,7 @@ class WindowErrors:
     mean: Tensor
     """Of "the mean token of this place", [W, A]; nan where that is not known."""
     excess: Tensor
-    """Prediction error less that of "the last visible tokens stay", [W, A]: mean over the 5 % of the tokens where it is largest."""
+    """Prediction error less that of "the last visible tokens stay", [W, A], in the 5 % of the tokens where it is largest."""
     tokens: Tensor
     """Of the predictor, for each token, [W, t, h, w]: mean over the contexts that do not show it, NaN where all show it."""
 
