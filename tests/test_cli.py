@@ -96,6 +96,27 @@ def test_help_of_every_verb_has_examples(verb: Verb) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb.needed], ids=lambda verb: verb.words)
+@pytest.mark.parametrize("place", [0, 1])
+def test_each_thing_that_a_command_needs_is_a_usage_error(
+    verb: Verb, place: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = verb.needed[min(place, len(verb.needed) - 1)]
+    given = [[word] if word in verb.positional else [f"--{word}", "x"] for word in verb.needed if word != name]
+    assert main([*verb.words.split(), *(word for words in given for word in words)]) == 2
+    shown = name.upper() if name in verb.positional else f"--{name}"
+    assert capsys.readouterr().err.startswith(f"vjepa: error: {shown} must be given: `vjepa {verb.words} --help`")
+
+
+def test_positional_arguments_without_a_default_are_needed() -> None:
+    optional = {("track", "video"), ("models", "name"), ("data make-shapes", "out"), ("data make-physics", "out")}
+    for verb in VERBS:
+        fields = {field.name: field for field in dataclasses.fields(find(verb.config))}
+        for name in verb.positional:
+            has_default = fields[name].default is not dataclasses.MISSING
+            assert has_default == (name in verb.needed or (verb.words, name) in optional), (verb.words, name)
+
+
 def test_version() -> None:
     result = vjepa("--version")
     assert result.returncode == 0
