@@ -56,6 +56,7 @@ def test_a_file_is_a_base(tmp_path: Path) -> None:
         ({"preset": "nano", "config": "x.yaml"}, "preset or config, not both"),
         ({"steps": "many"}, "steps"),
         ({"steps": -1}, "steps"),
+        ({"steps": True}, "steps True: give a number"),
     ],
 )
 def test_wrong_settings_are_errors(settings: dict[str, Any], message: str) -> None:

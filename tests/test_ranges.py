@@ -14,7 +14,7 @@ import pytest
 
 import openvjepa.config
 from openvjepa.cli.verbs import VERBS, find
-from openvjepa.config import Config, ModelConfig, Range, check_ranges, from_mapping, ranges_of
+from openvjepa.config import Config, ModelConfig, PretrainConfig, Range, check_ranges, from_mapping, ranges_of
 from openvjepa.config.ranges import NotEmpty
 from openvjepa.errors import ConfigError
 
@@ -235,3 +235,11 @@ def test_lists_paths_and_single_texts_become_tuples_of_text(tmp_path: Any) -> No
 def test_a_choice_that_is_nearly_right() -> None:
     with pytest.raises(ConfigError, match=r"^positions 'ropee' is unknown: did you mean rope\? choose from sincos"):
         ModelConfig(positions="ropee")  # type: ignore[arg-type]
+
+
+def test_a_switch_is_no_number_in_a_file_either() -> None:
+    with pytest.raises(ConfigError, match=r"^run\.yaml: steps True: give a number$"):
+        from_mapping(PretrainConfig, {"train": {"steps": True}}, where="run.yaml")
+    with pytest.raises(ConfigError, match=r"ema \[True, 1\.0\]: give a number"):
+        from_mapping(PretrainConfig, {"optim": {"ema": [True, 1.0]}})
+    assert from_mapping(PretrainConfig, {"train": {"steps": 3, "compile": True}}).train.compile

@@ -481,10 +481,10 @@ def test_the_command_line_evaluates_and_combines(run: ProbeResult, shapes: Path,
     assert "all 2 (vote)" in capsys.readouterr().out.replace("\n", " ")
     names = [row["name"] for row in json.loads((tmp_path / "judged" / "results.json").read_text())["results"]]
     assert names == [str(run.out), str(run.out), "all 2 (vote)"]
-    assert main(["evaluate", *given]) == 2
+    assert main(["evaluate", *given]) == 1
     assert "add --overwrite" in capsys.readouterr().err
     assert main(["evaluate", str(run.out)]) == 2
-    assert "no model given" in capsys.readouterr().err
+    assert "--model must be given" in capsys.readouterr().err
     video = read_index(shapes).records[0].path
     assert (
         main(

@@ -83,7 +83,7 @@ def _surprise(config: SurpriseConfig, out: Path) -> SurpriseResult:
     trials: Sequence[Trial] = ()
     if config.benchmark is not None:
         trials = read_benchmark(config.videos[0], config.benchmark, split=config.split)
-        files: Sequence[str | VideoRecord] = [trial.path for trial in trials]
+        files: Sequence[str | VideoRecord] = [str(trial.path) for trial in trials]
     else:
         index = gather(config.videos, config.label)
         files = chosen(index, config.limit or len(index))

@@ -121,7 +121,7 @@ def check_ranges(config: object) -> None:
             object.__setattr__(config, name, value)
         _check_kind(name, value, hint)
         for rule in rules:
-            _check(name, value, rule, whole=int in _leaves(hint) and float not in _leaves(hint))
+            _check(name, value, rule, whole=int in leaf_types(hint) and float not in leaf_types(hint))
 
 
 def ranges_of(kind: type[Any]) -> dict[str, tuple[Rule, ...]]:
@@ -146,12 +146,12 @@ def _found(hint: Any) -> Iterator[Rule]:
         yield from _found(part)
 
 
-def _leaves(hint: Any) -> set[Any]:
+def leaf_types(hint: Any) -> set[Any]:
     """The types that a value, or an entry of a tuple, may have."""
     parts = get_args(hint)
     if get_origin(hint) is Annotated:
-        return _leaves(parts[0])
-    return {leaf for part in parts for leaf in _leaves(part)} if parts else {hint}
+        return leaf_types(parts[0])
+    return {leaf for part in parts for leaf in leaf_types(part)} if parts else {hint}
 
 
 def _plain(value: Any, hint: Any) -> Any:
@@ -171,7 +171,7 @@ def _plain(value: Any, hint: Any) -> Any:
 
 def _check_kind(name: str, value: Any, hint: Any) -> None:
     """Refuse a switch that is no truth value, a text that is none, and a tuple of another length than its type says."""
-    leaves = _leaves(hint) - {Ellipsis}
+    leaves = leaf_types(hint) - {Ellipsis}
     if value is None and type(None) in leaves:
         return
     leaves -= {type(None)}
@@ -181,8 +181,9 @@ def _check_kind(name: str, value: Any, hint: Any) -> None:
     if leaves == {str} and any(item is not None and not isinstance(item, str) for item in items):
         raise ConfigError(f"{name} {str(value)[:40]!r} is not a text")
     lengths = set(_lengths(hint))
-    if isinstance(value, tuple) and lengths and None not in lengths and len(items) not in lengths:
-        raise ConfigError(f"{name}: give {' or '.join(map(str, sorted(map(int, lengths))))} values, not {len(items)}")
+    fixed = sorted(length for length in lengths if length is not None)
+    if isinstance(value, tuple) and fixed and None not in lengths and len(items) not in fixed:
+        raise ConfigError(f"{name}: give {' or '.join(map(str, fixed))} values, not {len(items)}")
 
 
 def _lengths(hint: Any) -> Iterator[int | None]:

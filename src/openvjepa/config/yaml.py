@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_type_hints
 
+from openvjepa.config.ranges import leaf_types
 from openvjepa.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT")
@@ -29,12 +31,27 @@ def from_mapping(kind: type[ConfigT], values: Any, *, where: str = "configuratio
 
     if not isinstance(values, (dict, kind)):
         raise ConfigError(f"{where}: not a configuration: give settings as `name: value`, a line each")
+    _check_switches(kind, values, where)
     try:
         return TypeAdapter(kind).validate_python(values, extra="forbid")
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))[:80] or where}: {e['msg'][:200]}" for e in error.errors()]
         more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
         raise ConfigError(f"{where}: {'; '.join(lines[:_SHOWN])}{more}") from None
+
+
+def _check_switches(kind: Any, values: Any, where: str) -> None:
+    """Refuse `steps: yes`, which pydantic reads as 1."""
+    if not isinstance(values, dict) or not is_dataclass(kind):
+        return
+    hints = get_type_hints(kind)
+    for name, value in cast("dict[Any, Any]", values).items():
+        kinds = leaf_types(hints.get(name, bool))
+        items: list[Any] = list(cast("Iterable[Any]", value)) if isinstance(value, (list, tuple)) else [value]
+        if kinds & {int, float} and bool not in kinds and any(isinstance(item, bool) for item in items):
+            raise ConfigError(f"{where}: {name} {value}: give a number")
+        for part in kinds:
+            _check_switches(part, value, where)
 
 
 def read_yaml(kind: type[ConfigT], path: str | Path) -> ConfigT:
