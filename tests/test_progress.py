@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
-from openvjepa.cli import bars, console
+from openvjepa.cli import bars, console, main
 from openvjepa.progress import Meter, Work, set_reporter, track
 
 
@@ -97,3 +98,13 @@ def test_on_a_terminal_there_is_a_bar(unit: str, word: str, monkeypatch: pytest.
     shown = terminal.getvalue()
     for text in ("[b]coding", word, "loss 0.5"):
         assert text in shown
+
+
+def test_data_check_shows_progress_in_a_pipe(
+    shapes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bars, "EVERY", 0.0)
+    assert main(["data", "check", str(shapes), "--label", "motion", "--workers", "1"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("decoding: ")]
+    assert lines[-1].startswith("decoding: 88/88 files")
+    assert len(lines) > 3
