@@ -134,6 +134,18 @@ def test_the_epoch_with_the_least_validation_loss_counts() -> None:
     assert [head.linear.bias[0].item() for head in heads] == [2, 3]
 
 
+def test_a_probe_that_diverged_is_not_chosen() -> None:
+    stop = _EarlyStopping(make_heads(12, 3, 4, RECIPE)[:2], patience=2)
+    stop.look([(90.0, float("nan")), (40.0, -1.5)])
+    stop.look([(90.0, float("nan")), (45.0, -1.2)])
+    assert stop.restore() == 1
+    assert stop.scores == [(0.0, float("-inf")), (45.0, -1.2)]
+    late = _EarlyStopping(make_heads(12, 3, 4, RECIPE)[:1], patience=2)
+    late.look([(90.0, float("nan"))])
+    late.look([(30.0, -2.0)])
+    assert (late.scores, late.epochs) == ([(30.0, -2.0)], [2]), "any loss is better than none"
+
+
 def test_averaged_softmax_is_numpys() -> None:
     logits = np.random.default_rng(0).normal(size=(2, 6, 4))
     by_hand = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)

@@ -161,6 +161,20 @@ def test_bad_files_are_named_and_left_out(encoder: Encoder, index: VideoIndex, t
     assert not list((tmp_path / "other").iterdir())
 
 
+def test_encoders_that_saw_different_videos_are_an_error(encoder: Encoder, index: VideoIndex, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.mp4"
+    shutil.copy(index.records[0].path, copy)
+    mixed = replace(index, records=(VideoRecord(str(copy)), *index.records[1:]))
+    settings, cache = replace(SETTINGS, max_bad=0.5), tmp_path / "cache"
+    run(encoder, mixed, cache, max_bad=0.5)
+    before = copy.stat()
+    copy.write_bytes(bytes(before.st_size))  # a disk that fails: the file is as new and as long as it was
+    os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other = Encoder(encoder.config)
+    with pytest.raises(DataError, match="hold different videos"):
+        subject.encode_together([encoder, other], mixed, PLAN, settings, cache, name="test")
+
+
 def test_an_interrupted_encode_leaves_nothing(encoder: Encoder, index: VideoIndex, tmp_path: Path) -> None:
     calls = Calls(encoder)
 

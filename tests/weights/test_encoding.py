@@ -192,3 +192,21 @@ def test_another_device(model: LoadedModel) -> None:
     assert model.to("meta") is model
     assert {value.device.type for value in model.encoder.parameters()} == {"meta"}
     assert model.encode(frames_of(4, 40, 50)).shape == expected
+
+
+def test_floats_that_were_not_normalized_are_pointed_out(model: LoadedModel, caplog: pytest.LogCaptureFixture) -> None:
+    frames = torch.from_numpy(frames_of(4, 32, 48)).permute(3, 0, 1, 2)[None]
+    model.encode(normalize(frames))
+    model.encode(frames)
+    assert "normalized" not in caplog.text
+    for wrong in (frames.float(), frames / 255):
+        caplog.clear()
+        model.encode(wrong)
+        assert "do not look normalized" in caplog.text
+
+
+def test_a_device_that_is_not_here(model: LoadedModel) -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="not available on this machine"):
+            model.to("cuda")
+    assert model.to("cpu") is model

@@ -120,6 +120,12 @@ def encode_together(
         if features is None:
             raise DataError(f"{folder}: cached features cannot be read back: check the disk")
         sets.append(features)
+    if any(
+        features.kept != sets[0].kept for features in sets
+    ):  # a file has become unreadable since the first was stored
+        raise DataError(
+            f"{cache_dir}: the cached features of several encoders hold different videos: delete the folder to encode them again"
+        )
     return sets
 
 

@@ -160,7 +160,8 @@ class _EarlyStopping:
     def look(self, scores: Sequence[tuple[float, float]]) -> None:
         """An epoch has ended with these scores."""
         self.number += 1
-        for i, value in enumerate(scores):
+        for i, found in enumerate(scores):
+            value = (0.0, -math.inf) if math.isnan(found[1]) else found  # nothing compares greater than NaN
             if value[1] > self.scores[i][1] or not self.epochs[i]:
                 self.scores[i], self.epochs[i] = value, self.number
                 self._states[i] = {name: tensor.clone() for name, tensor in self.heads[i].state_dict().items()}

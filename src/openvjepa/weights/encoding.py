@@ -6,6 +6,7 @@ Shapes: B clips of T frames, N tokens, D channels.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +23,11 @@ from openvjepa.data.media.images import is_image
 from openvjepa.data.transforms import eval_views, normalize
 from openvjepa.errors import DataError
 from openvjepa.model.encoder import Encoder
+
+log = logging.getLogger("openvjepa")
+
+_MOST = 3.5
+"""Largest absolute value of a normalized pixel: (1 - 0.406) / 0.225 is 2.64."""
 
 Clip: TypeAlias = str | Path | NDArray[np.uint8] | Tensor
 """A file, or frames, or clips; see `encode_clips`."""
@@ -125,6 +131,12 @@ def _block(item: object, encoder: Encoder, protocol: ClipProtocol) -> Tensor:
     ):
         if item.is_floating_point() and not item.is_meta and not item.isfinite().all():
             raise DataError("clips contain NaN or infinite values")
+        if item.is_floating_point() and not item.is_meta and (item.abs().max() > _MOST or item.min() >= 0):
+            log.warning(
+                "float clips from %.3g to %.3g do not look normalized: give uint8 frames, or normalize them first",
+                item.min().item(),
+                item.max().item(),
+            )
         return item
     raise _unusable(f"a {item.dtype} tensor of shape {list(item.shape)}")
 

@@ -14,6 +14,7 @@ from openvjepa.errors import ConfigError
 from openvjepa.model.action import ActionPredictor
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.predictor import Predictor
+from openvjepa.train.devices import choose_device
 from openvjepa.weights.encoding import Clip, encode_clips
 from openvjepa.weights.probes import Probe
 
@@ -73,7 +74,13 @@ class LoadedModel:
         return self.clip.antialias
 
     def to(self, device: str | torch.device) -> LoadedModel:
-        """This model, with all its parts moved to a device."""
+        """This model, with all its parts moved to a device.
+
+        Raises:
+            ConfigError: this machine has no such device.
+        """
+        if isinstance(device, str) and device != "meta":
+            device = choose_device(device)
         for part in (self.encoder, self.predictor, self.probe):
             if part is not None:
                 part.to(device)
