@@ -120,13 +120,17 @@ def encode_together(
         if features is None:
             raise DataError(f"{folder}: cached features cannot be read back: check the disk")
         sets.append(features)
-    if any(
-        features.kept != sets[0].kept for features in sets
-    ):  # a file has become unreadable since the first was stored
-        raise DataError(
-            f"{cache_dir}: the cached features of several encoders hold different videos: delete the folder to encode them again"
-        )
+    _check_same_videos(sets, cache_dir)
     return sets
+
+
+def _check_same_videos(sets: Sequence[FeatureSet], cache_dir: Path) -> None:
+    """A file may have become unreadable after the features of the first encoder were stored."""
+    if any(features.kept != sets[0].kept for features in sets):
+        raise DataError(
+            f"{cache_dir}: the cached features of several encoders hold different videos: delete the folder to encode "
+            "them again"
+        )
 
 
 def _stored(folder: Path, plan: ClipPlan, name: str) -> FeatureSet | None:
