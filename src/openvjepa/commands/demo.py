@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from openvjepa.atomic import json_text
-from openvjepa.commands.predict import predict
+from openvjepa.commands.predict import predict_videos
 from openvjepa.commands.pretrain import pretrain
 from openvjepa.commands.probe import probe
 from openvjepa.config import (
@@ -107,7 +107,7 @@ def _demo(config: DemoConfig, out: Path, started: float) -> DemoResult:
 
     log.info("== 4/5 Predicting the motion of test videos")
     chosen = _some(read_index(data, label="motion").select("test"))
-    predictions = predict(
+    predictions = predict_videos(
         PredictConfig(
             videos=tuple(r.path for r in chosen.records), model=(str(out / "probe-motion"),), threads=config.threads
         )

@@ -52,6 +52,11 @@ def predict(config: PredictConfig) -> list[Prediction] | LiveStream:
         raise ConfigError("no model given: pass --model with a run folder of vjepa train, probe or finetune")
     if config.is_live or config.follow:
         return predict_live(config)
+    return predict_videos(config)
+
+
+def predict_videos(config: PredictConfig) -> list[Prediction]:
+    """As `predict`, for files, folders and lists alone: one prediction for each video."""
     wanted = list(_expand(config.videos))
     records = tuple(record for record, error in wanted if error is None)
     _check_files(config, [record for record, _ in wanted])
