@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,26 @@ def test_the_disk_stands_in_for_memory(large: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(frame_cache.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(DataError, match="leave out --cache, or write small copies"):
         FrameReader(60, [VideoRecord(str(large))])
+
+
+def test_workers_do_not_share_files_on_disk(large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other.mp4"
+    with av.open(str(other), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for _ in range(20):
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.full((240, 320, 3), 200, np.uint8), format="rgb24"))
+            )
+        container.mux(stream.encode())
+    monkeypatch.setattr(frame_cache, "available_memory", lambda: 1000)
+    reader = FrameReader(60, [VideoRecord(str(large)), VideoRecord(str(other))])
+    forked = copy.copy(reader)  # as in a forked worker: the folder is shared, what is kept is not
+    forked.kept = {}
+    expected = clip(reader, str(large)).copy()
+    monkeypatch.setattr(frame_cache.os, "getpid", lambda: 1)
+    clip(forked, str(other))
+    assert np.array_equal(clip(reader, str(large)), expected)
 
 
 def test_damaged_and_missing_videos_are_not_kept(tmp_path: Path) -> None:

@@ -286,6 +286,14 @@ def test_a_growing_folder_gives_each_file_once_when_it_is_whole(long: Path, tmp_
     assert found == [("a.mp4", 60), ("b.mp4", 60)]
 
 
+@pytest.mark.timeout(30)
+def test_waiting_for_files_ends(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "temporary.mp4").write_bytes(b"being written")
+    threading.Timer(0.15, (tmp_path / "temporary.mp4").unlink).start()
+    assert list(new_files(tmp_path, idle=0.5, poll=0.1)) == []
+
+
 def test_a_growing_folder_is_predicted(run: Path, long: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

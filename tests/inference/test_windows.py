@@ -240,7 +240,7 @@ def test_what_cannot_be_followed_is_named(run: Path, long: Path, tmp_path: Path)
     assert (bad.error, good.error) == ("the file is empty", None)
     with pytest.raises(ConfigError, match="annotate needs a single video, but 2 are given"):
         say(run, long, long, annotate=str(tmp_path / "x.mp4"))
-    with pytest.raises(ConfigError, match=r"annotate .*: is the input video"):
+    with pytest.raises(ConfigError, match=r"annotate .*: is an input or another output"):
         say(run, long, annotate=str(long))
     with pytest.raises(ConfigError, match=r"x\.avi: the file name must end with \.mp4"):
         say(run, long, annotate="x.avi")

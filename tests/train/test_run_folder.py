@@ -14,7 +14,7 @@ import pytest
 from openvjepa.config import TrainConfig
 from openvjepa.errors import ConfigError
 from openvjepa.train.logs import read_metrics
-from openvjepa.train.run_folder import DEMO_PARTS, clear_demo, locked, open_run
+from openvjepa.train.run_folder import DEMO_MARK, DEMO_PARTS, locked, open_run, start_demo
 
 SHORT = {"steps": 2, "batch_size": 8, "device": "cpu", "precision": "fp32", "threads": 1, "log_every": 1}
 
@@ -146,9 +146,7 @@ def test_two_processes_never_share_a_folder(tmp_path: Path, ending: str) -> None
 
 
 def test_only_a_demo_is_cleared(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="is not a demo"), locked(tmp_path):
-        clear_demo(tmp_path)
+    start_demo(tmp_path)
     for name in DEMO_PARTS:
         path = tmp_path / name.replace("*", "motion")
         if "." in name:
@@ -156,7 +154,18 @@ def test_only_a_demo_is_cleared(tmp_path: Path) -> None:
         else:
             path.mkdir()
             (path / "file").write_text("x")
+    (tmp_path / "mine.txt").write_text("mine")
     with locked(tmp_path):
-        clear_demo(tmp_path)
-    assert files(tmp_path) == ["mine.txt"]
-    clear_demo(tmp_path / "new")
+        start_demo(tmp_path)
+    assert set(files(tmp_path)) == {"mine.txt", DEMO_MARK}
+    start_demo(tmp_path / "new")
+
+
+def test_runs_beside_shapes_are_no_demo(tmp_path: Path) -> None:
+    for name in ("shapes", "pretrain", "probe-mine"):  # the default folders of make-shapes and pretrain
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("x")
+    before = files(tmp_path)
+    with pytest.raises(ConfigError, match="is not a demo"), locked(tmp_path):
+        start_demo(tmp_path)
+    assert files(tmp_path) == before

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from openvjepa.config import TrainConfig
 from openvjepa.errors import CheckpointError, ConfigError, DataError, OpenVJEPAError
 from openvjepa.train import trainer
-from openvjepa.train.checkpoint import list_checkpoints, load_newest
+from openvjepa.train.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from openvjepa.train.distributed import Runtime
 from openvjepa.train.logs import TIMINGS, read_metrics
 from openvjepa.train.optim import ema_momentum, learning_rate, weight_decay
@@ -211,6 +211,43 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
         assert "--resume" in said
         assert list_checkpoints(tmp_path / "checkpoints")[-1].name == f"step-{press_at:08d}.pt"
         assert not tiny.run(tmp_path, settings(resume=True)).interrupted
+    same_end(tmp_path, whole)
+
+
+def test_an_interrupt_within_an_update_saves_no_half_of_it(tmp_path: Path, tiny: ModuleType) -> None:
+    task = tiny.TinyTask()
+
+    def fail(step: int) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    task.after_step = fail
+    batches = lambda step: tiny.micro_batches(step, steps=12, clips=8)  # noqa: E731
+    train, optim, config = settings(), tiny.OPTIM, tiny.CONFIG
+    result = fit(task, batches, optim=optim, train=train, run_dir=tmp_path, runtime=CPU, config=config)
+    assert (result.step, result.interrupted) == (5, True)
+    for path in list_checkpoints(tmp_path / "checkpoints"):
+        state = load_checkpoint(path)
+        assert {int(moments["step"]) for moments in state["optimizer"]["state"].values()} == {state["step"]}
+
+
+def test_a_failure_of_the_loader_saves_the_last_step(
+    tmp_path: Path, tiny: ModuleType, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = tiny.micro_batches
+
+    def killed(step: int, **share: Any) -> Iterator[dict[str, Any]]:
+        for number, batch in enumerate(original(step, **share), start=step):
+            if number == 7:
+                raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny, "micro_batches", killed)
+        with pytest.raises(RuntimeError, match="DataLoader worker"):
+            tiny.run(tmp_path, settings())
+    assert list_checkpoints(tmp_path / "checkpoints")[-1].name == "step-00000007.pt"
+    tiny.run(tmp_path, settings(resume=True))
     same_end(tmp_path, whole)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from openvjepa.commands.show import chosen, gather
 from openvjepa.commands.surprise import clip_spec
 from openvjepa.config import DecodeConfig, command
 from openvjepa.data.clips import ClipSpec
-from openvjepa.data.lists.index import VideoRecord
+from openvjepa.data.lists.index import VideoIndex, VideoRecord
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.progress import track
 from openvjepa.reports import pages
@@ -29,6 +30,7 @@ from openvjepa.train.distributed import Runtime, make_runtime
 from openvjepa.train.run_folder import open_output
 
 PICTURE, PAGE = "decode.png", "decode.html"
+_log = logging.getLogger("openvjepa")
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _decode_videos(config: DecodeConfig, out: Path) -> DecodeResult:
         parts = torch.split(shown, config.batch_size)
         found = (decode(model, decoder, part, context, mean, runtime) for part in parts)
         tally, drawn = _gather(track(found, "decoding", len(parts), unit="batches"), places, config.batch_size)
-    facts = _facts(config, model, decoder, context, len(fitted), tally)
+    facts = _facts(config, model, decoder, context, len(fitted), tally) | _shared(index, source)
     panels = decoded_panels(drawn, shown[places], [names[place] for place in places])
     files = _write(out, panels, facts, _training(decoder), skipped)
     return _result(decoder, tally, len(shown), skipped, files)
@@ -164,7 +166,7 @@ def _facts(
 ) -> dict[str, str]:
     ratios, place = tally.psnr(), "with" if config.place else "without"
     facts = {"model": f"{model.name}, target encoder's last block (all predicted levels), layer-normed"}
-    source = f"fitted on the middle windows of {fitted} other videos"
+    source = f"fitted on the middle windows of {fitted} videos"
     if isinstance(decoder, RidgeDecoder):
         how = f"ridge, {place} place, lambda {decoder.strength:.3g} by generalized cross-validation, {source}"
     else:
@@ -184,6 +186,17 @@ def _facts(
         verdicts = [(ratios, "single samples "), (averaged, "means of samples ")]
     texts = [f"{kind}{'beat' if psnr['predicted'] > psnr['mean'] else 'do NOT beat'}" for psnr, kind in verdicts]
     return facts | {"predicted tokens": f"{', '.join(texts)} the mean tokens of each place"}
+
+
+def _shared(index: VideoIndex, source: VideoIndex) -> dict[str, str]:
+    """Whether videos were fitted on and decoded."""
+    fitted = {Path(record.path).resolve() for record in source.records}
+    number = sum(Path(record.path).resolve() in fitted for record in index.records)
+    if not number:
+        return {}
+    text = f"{number} of the decoded videos are among those of --fit: the PSNR is too high for them"
+    _log.warning("%s", text)
+    return {"warning": text}
 
 
 def _decibels(ratios: dict[str, float]) -> str:

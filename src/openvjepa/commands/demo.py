@@ -40,7 +40,7 @@ from openvjepa.features.pixels import pixel_tokens
 from openvjepa.pretraining.task import PretrainTask
 from openvjepa.probing.probes import Outcome, probe_features
 from openvjepa.reports.runs.demo import Results, write_demo
-from openvjepa.train.run_folder import clear_demo, locked
+from openvjepa.train.run_folder import locked, start_demo
 from openvjepa.version import versions
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import save_model
@@ -76,7 +76,7 @@ def demo(config: DemoConfig) -> DemoResult:
     """
     out, started = Path(config.out), time.monotonic()
     with locked(out):
-        clear_demo(out)
+        start_demo(out)
         return _demo(config, out, started)
 
 

@@ -84,6 +84,7 @@ def predict_videos(config: PredictConfig) -> list[Prediction]:
 def _check_files(config: PredictConfig, records: Sequence[VideoRecord]) -> None:
     """Fail before the work when the files of a long video, or parts of videos, cannot be meant."""
     paths = [record.path for record in records]
+    inputs = {Path(path).resolve() for path in (*paths, *config.videos)}
     for name, suffix in (("csv", ".csv"), ("windows_csv", ".csv"), ("timeline", ".png"), ("annotate", ".mp4")):
         target = getattr(config, name)
         if target is None:
@@ -95,8 +96,9 @@ def _check_files(config: PredictConfig, records: Sequence[VideoRecord]) -> None:
             raise ConfigError(
                 f"{name} needs a single video, but {len(paths)} are given: use csv, or pass one video at a time"
             )
-        if any(Path(path).resolve() == Path(target).resolve() for path in paths):
-            raise ConfigError(f"{name} {target}: is the input video: choose another name")
+        if Path(target).resolve() in inputs:
+            raise ConfigError(f"{name} {target}: is an input or another output: choose another name")
+        inputs.add(Path(target).resolve())
 
 
 def _predict(

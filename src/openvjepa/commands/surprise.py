@@ -18,6 +18,7 @@ from openvjepa.data.lists.index import VideoRecord
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.inference.temporal.live import LiveStream
 from openvjepa.progress import Meter
+from openvjepa.reports.seeing.show import free_name
 from openvjepa.reports.seeing.surprise import PageFacts, accuracies, heat_limit, write_annotated, write_page
 from openvjepa.seeing.surprise.benchmarks import Separation, Trial, read_benchmark, separation
 from openvjepa.seeing.surprise.error import PredictiveModel, check_contexts, default_contexts, load_predictive
@@ -171,10 +172,8 @@ def _write(
     if config.annotate:
         high = heat_limit(result.videos)
         caption = [f"Model: {model.name}", *(f"{name}: {value}" for name, value in facts.rows.items())]
-        for number, video in enumerate(result.videos):
-            stem = Path(video.path).stem
-            taken = any(Path(other.path).stem == stem for other in result.videos[:number])
-            target = out / (f"surprise-{stem}-{number + 1}.mp4" if taken else f"surprise-{stem}.mp4")
+        for video in result.videos:
+            target = free_name(out / f"surprise-{Path(video.path).stem}.mp4", files)
             frames = read_frames(video.record.open(), video.plan, model.config.image_hw, antialias=model.clip.antialias)
             files.append(write_annotated(target, video, frames, high, caption))
     return files

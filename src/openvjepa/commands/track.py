@@ -29,7 +29,7 @@ from openvjepa.train.run_folder import open_output
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import LoadedModel
 
-WRITTEN = ("masks", "points.csv", "track.mp4", "track.png", "scores.json")
+WRITTEN = ("masks", "points.csv", "track.mp4", "track.png", "scores.json", "scores.csv")
 _log = logging.getLogger("openvjepa")
 
 
@@ -69,6 +69,7 @@ def track(config: TrackConfig) -> TrackResult:
         CheckpointError: the model cannot be read, or a file cannot be written.
     """
     points = _check(config)
+    _check_kept(config)
     with open_output(config.out, WRITTEN, overwrite=config.overwrite) as out:
         return _track(config, points, out)
 
@@ -110,6 +111,14 @@ def _check(config: TrackConfig) -> np.ndarray | None:
     if any(len(place) != 2 or not np.isfinite(place).all() for place in places):
         raise ConfigError(f"points {' '.join(config.points)}: write each as x,y in pixels, such as 120,80")
     return np.array(places) if places else None
+
+
+def _check_kept(config: TrackConfig) -> None:
+    """What is read must not lie in the folder of masks that is replaced."""
+    masks = (Path(config.out) / "masks").resolve()
+    for name in (config.video, config.mask, config.truth, config.davis):
+        if name and Path(name).resolve().is_relative_to(masks):
+            raise ConfigError(f"{name}: lies in {masks}, which is replaced: choose another --out")
 
 
 def _size(video: Video) -> tuple[int, int]:

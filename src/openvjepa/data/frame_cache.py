@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -113,7 +114,7 @@ class FrameReader:
     def _array(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
         if self.folder is None:
             return np.empty(shape, np.uint8)
-        path = Path(self.folder.name) / f"{len(self.kept)}.npy"
+        path = Path(self.folder.name) / f"{os.getpid()}-{len(self.kept)}.npy"  # forked workers share the folder
         return np.lib.format.open_memmap(path, "w+", np.uint8, shape)
 
 

@@ -173,7 +173,11 @@ class DistillRun:
         """Write the student as `load_model` reads it, and load it."""
         spec = self.own_plan.spec
         clip = ClipProtocol.of(
-            self.student.config, frame_step=spec.frame_step, fps=spec.fps, antialias=self.plan.antialias
+            self.student.config,
+            frame_step=spec.frame_step,
+            fps=spec.fps,
+            antialias=self.plan.antialias,
+            fit=self.plan.fit,
         )
         save_model(self.out, self.student.cpu().eval(), None, clip=clip)
         return load_model(self.out)

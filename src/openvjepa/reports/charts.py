@@ -64,8 +64,10 @@ def line_chart(
                 axes.plot(points, y, color=color, alpha=0.3, linewidth=0.8)
                 y = _running_mean(y, max(2, len(y) // 20))
             marker = "o" if len(y) <= 30 else None
-            axes.plot(points, y, color=color, linewidth=1.6, marker=marker, markersize=3, label=name)
-        axes.set_title(title, loc="left", fontweight="bold")
+            axes.plot(
+                points, y, color=color, linewidth=1.6, marker=marker, markersize=3, label=name.replace("$", r"\$")
+            )
+        axes.set_title(title.replace("$", r"\$"), loc="left", fontweight="bold")  # a name, not mathematics
         axes.set_xlabel(x_label)
         axes.grid(axis="y", color=_INK, alpha=0.15, linewidth=0.6)
         if len(lines) > 1:

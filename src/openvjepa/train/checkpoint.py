@@ -38,11 +38,11 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last
         for leftover in folder.glob("step-*.part"):  # of a run that was killed while it saved
             leftover.unlink()
         _write(path, state)
-        newer = [
-            other for other in list_checkpoints(folder) if _step(other) > step
-        ]  # damaged: the resume passed them over
+        for other in list_checkpoints(folder):
+            if _step(other) > step:  # the resume passed it over: damaged, or a disk that failed for a moment
+                other.replace(other.with_name(f"{other.name}.unread"))
         older = [other for other in list_checkpoints(folder) if _step(other) < step]
-        for other in newer + older[: max(0, len(older) + 1 - keep_last)]:
+        for other in older[: max(0, len(older) + 1 - keep_last)]:
             other.unlink()
     except OSError as error:
         raise CheckpointError(

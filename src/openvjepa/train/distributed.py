@@ -146,6 +146,8 @@ def make_runtime(config: ComputeConfig, *, distributed: bool = False, reason: st
     keep_freed_memory()
     keep_kernels()
     device = launch.place(choose_device(config.device), config.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # generator states and support of bf16 are those of the current device
     dtype, reason = choose_dtype(device, config.precision, reason)
     matmul = torch.get_float32_matmul_precision()
     if device.type == "cuda" and dtype != torch.float32:

@@ -101,6 +101,10 @@ def set_schedules(optimizer: torch.optim.Optimizer, step: int, config: OptimConf
     return lr, decay
 
 
+_LEAST_SCALE = 2.0**-10
+"""Loss scale of fp16 below which it is not the scale that makes gradients infinite; it starts at 2^16 and halves."""
+
+
 class NotFiniteError(OpenVJEPAError):
     """A loss or a gradient is not finite."""
 
@@ -194,6 +198,8 @@ class Stepper:
             named = zip(self._names, self._bad.tolist(), strict=True)
             name, value = next((name, value) for name, value in named if not math.isfinite(value))
             raise NotFiniteError(f"{name} is {value} at step {first}")
+        if self.scaler is not None and self.scaler.get_scale() < _LEAST_SCALE:
+            raise NotFiniteError("gradients in fp16 are not finite at any loss scale")
 
     def values(self) -> dict[str, float]:
         """Scalars and norms of the last step, by name; waits for the device.

@@ -24,6 +24,7 @@ RUN_MARKS = ("metrics.jsonl", "checkpoints/step-*.pt", "results.json")
 RUN_FILES = (
     *RUN_MARKS,
     "checkpoints/step-*.part",
+    "checkpoints/step-*.pt.unread",
     "metrics.part",
     "tensorboard/events.out.tfevents.*",
     "config.yaml",
@@ -34,6 +35,9 @@ RUN_FILES = (
     "report.html",
     "confusion.png",
     "clips.npy",
+)
+DEMO_MARK = (
+    ".vjepa-demo"  # only a folder with this file may be cleared: others have folders called shapes or pretrain, too
 )
 DEMO_PARTS = ("shapes", "pretrain", "untrained", "features", "probe-*", "report.html", "results.json")
 _CARD, _CARD_START = "README.md", b"---"  # a model card begins with YAML; a README of someone's own does not
@@ -192,17 +196,18 @@ def _release(lock: FileLock) -> None:
             os.unlink(lock.lock_file)
 
 
-def clear_demo(folder: Path) -> None:
-    """Delete what an earlier demo wrote, and nothing else.
+def start_demo(folder: Path) -> None:
+    """Mark a folder as a demo's, and delete what an earlier demo wrote into it, and nothing else.
 
     Raises:
         ConfigError: the folder is in use, and not by a demo; or a file cannot be deleted.
     """
-    if not folder.is_dir() or not any(path.name != _LOCK for path in folder.iterdir()):
-        return
-    if not (folder / "shapes").is_dir():
-        raise ConfigError(f"{folder}: exists and is not a demo: choose another --out")
+    mark = folder / DEMO_MARK
+    if not mark.is_file() and folder.is_dir() and any(path.name != _LOCK for path in folder.iterdir()):
+        raise ConfigError(f"{folder}: exists and is not a demo, or one of an earlier version: choose another --out")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
         for path in [path for pattern in DEMO_PARTS for path in folder.glob(pattern)]:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

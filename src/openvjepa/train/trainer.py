@@ -135,6 +135,8 @@ def _guarded(run: _Run, batches: Iterator[Batch], signals: StopSignals, stop: Ca
         raise
     except RuntimeError as error:
         if run.runtime.world_size == 1 or not lost_peer(error):
+            with contextlib.suppress(RuntimeError, OpenVJEPAError):  # a device that failed cannot be saved from
+                run.save_alone()
             raise
         run.save_alone()
         raise OpenVJEPAError(
@@ -156,6 +158,7 @@ def _loop(run: _Run, batches: Iterator[Batch], signals: StopSignals, stop: Calla
         started = time.monotonic()
         lr, decay = set_schedules(run.optimizer, run.step + 1, optim, train.steps)
         scalars, waited = _accumulate_gradients(run, batches)
+        run.updating = True
         run.stepper.step(run.step + 1, scalars, wait=run.is_due(run.step + 1))
         run.task.after_step(run.step)
         run.finished(train.batch_size, time.monotonic() - started, waited, {"lr": lr, "weight_decay": decay})
@@ -198,6 +201,7 @@ class _Run:
         if optimizer_state is not None:
             check_moments(optimizer_state, self.optimizer, "the run to start from")
             load_moments(self.optimizer, optimizer_state)
+        self.updating = False
         self.stepper = Stepper(self.optimizer, groups, optim, train.steps, runtime)
         self.checkpoints = run_dir / "checkpoints"
         self.step, self.saved = 0, -1
@@ -242,6 +246,7 @@ class _Run:
         """Count a finished step, record it and save it where that is due."""
         self.step += 1
         self.rng = rng_state()
+        self.updating = False
         self.log.pace.add(clips, seconds, waited)
         if self.is_due(self.step) or self.runtime.device.type == "cpu":
             norms = self.stepper.values()
@@ -288,7 +293,9 @@ class _Run:
 
     def save_alone(self) -> None:
         """The same without the other processes, which may have ended."""
-        if self.step != self.saved and self.runtime.is_main:
+        if self.updating:  # the weights are those of neither step
+            logger.warning("stopped within an update: the last checkpoint is that of step %d", self.saved)
+        elif self.step != self.saved and self.runtime.is_main:
             self.stepper.check()
             self._write_checkpoint()
             self.saved = self.step

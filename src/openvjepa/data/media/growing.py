@@ -30,6 +30,7 @@ def new_files(folder: Path, *, idle: float | None = None, poll: float = POLL) ->
     quiet = time.monotonic()
     while True:
         found = _files(folder)
+        states = {path: state for path, state in states.items() if path in found}  # others were renamed or deleted
         ready: list[Path] = []
         for path, (size, changed) in found.items():
             if path in done:
@@ -37,7 +38,7 @@ def new_files(folder: Path, *, idle: float | None = None, poll: float = POLL) ->
             before = states.get(path)
             looks = before[2] + 1 if before and before[:2] == (size, changed) and size else 0
             states[path] = (size, changed, looks)
-            if looks == 0:
+            if before is None or before[:2] != (size, changed):
                 quiet = time.monotonic()
             if looks >= 2:
                 ready.append(path)

@@ -178,7 +178,7 @@ def write_pretraining(
     lead = (
         comparison.sentence
         if comparison
-        else "Not compared with the encoder before pretraining: the videos have no labels."
+        else "Not compared with the encoder before pretraining: there are no labels, or too few labeled videos."
     )
     return report.write_report(out / "report.html", "Pretraining", sections, lead=lead)
 

@@ -5,7 +5,7 @@ Every function takes what `openvjepa.seeing` computed, and writes files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,12 @@ def lines(facts: Mapping[str, str]) -> list[str]:
     return [f"{name}: {value}" for name, value in facts.items()]
 
 
+def free_name(path: Path, written: Collection[Path]) -> Path:
+    """The path, or PATH-2, PATH-3, ..., whichever has not been written yet."""
+    names = (path, *(path.with_stem(f"{path.stem}-{number}") for number in range(2, len(written) + 2)))
+    return next(name for name in names if name not in written)
+
+
 def write_videos(out: Path, kind: str, sight: Sight, panels: Sequence[Panel], caption: Sequence[str]) -> list[Path]:
     """An MP4 for each video: KIND-NAME.mp4; of several with one name, KIND-NAME-2.mp4. Still images have none."""
     groups: dict[str, list[int]] = {}
@@ -114,9 +120,7 @@ def write_videos(out: Path, kind: str, sight: Sight, panels: Sequence[Panel], ca
             groups.setdefault(clip.path, []).append(number)
     written: list[Path] = []
     for path, numbers in groups.items():
-        stem = f"{kind}-{Path(path).stem}"
-        taken = sum(other.stem == stem or other.stem.startswith(f"{stem}-") for other in written)
-        target = out / (f"{stem}-{taken + 1}.mp4" if taken else f"{stem}.mp4")
+        target = free_name(out / f"{kind}-{Path(path).stem}.mp4", written)
         times = [sight.clips[0][number].times for number in numbers]
         written.append(write_side_by_side(target, [panels[number] for number in numbers], times, caption))
     return written
