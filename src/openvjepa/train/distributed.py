@@ -146,7 +146,7 @@ def make_runtime(config: ComputeConfig, *, distributed: bool = False, reason: st
     keep_freed_memory()
     keep_kernels()
     device = launch.place(choose_device(config.device), config.device)
-    if device.type == "cuda" and device.index is not None:
+    if device.type == "cuda" and ":" in str(device):  # cuda:1, without torchrun
         torch.cuda.set_device(device)  # generator states and support of bf16 are those of the current device
     dtype, reason = choose_dtype(device, config.precision, reason)
     matmul = torch.get_float32_matmul_precision()
