@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +21,8 @@ from openvjepa.data.rendered.synthetic import make_shapes
 from openvjepa.model.encoder import Encoder, create_model
 from openvjepa.model.jepa import JEPA
 from openvjepa.weights.hub import save_model
+
+sys.path.insert(0, str(Path(__file__).parent))  # modules that tests share, such as remux
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     torch.set_num_threads(1)
@@ -93,3 +100,24 @@ def _log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> N
     """Tests see what the library says at INFO, and nothing on the terminal that an earlier test's command line set up."""
     monkeypatch.setattr(logging.getLogger("openvjepa"), "handlers", [])
     caplog.set_level(logging.INFO, logger="openvjepa")
+
+
+@pytest.fixture
+def piped() -> Iterator[Any]:
+    """Make a source's name of a file's bytes, which a thread writes into a pipe."""
+    threads: list[threading.Thread] = []
+
+    def start(path: Path) -> str:
+        reader, writer = os.pipe()
+
+        def write() -> None:
+            with os.fdopen(writer, "wb") as file, contextlib.suppress(BrokenPipeError):
+                file.write(path.read_bytes())
+
+        threads.append(threading.Thread(target=write, daemon=True))
+        threads[-1].start()
+        return f"pipe:{reader}"
+
+    yield start
+    for thread in threads:
+        thread.join(timeout=5)

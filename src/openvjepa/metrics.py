@@ -135,7 +135,7 @@ def classification_metrics(
         top5=top_k(probabilities, labels, 5) if len(classes) >= TOP5_CLASSES else None,
         mean_class=float(np.mean([row.recall for row in per_class if row.recall is not None])),
         log_loss=log_loss(probabilities, labels),
-        ece=100 * sum(b.videos * abs((b.accuracy or 0.0) - (b.confidence or 0.0)) for b in bins) / len(labels),
+        ece=calibration_error(bins),
         per_class=per_class,
         confusion=confusion.tolist(),
         bins=bins,
@@ -285,6 +285,15 @@ def reliability(probabilities: NDArray[np.float64], labels: Labels, bins: int = 
         means = (float(confidence[inside].mean()), float(right[inside].mean())) if inside.any() else (None, None)
         found.append(Bin(i / bins, (i + 1) / bins, int(inside.sum()), *means))
     return tuple(found)
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Expected calibration error in percent: the mean distance of accuracy and confidence, over the videos of all bins."""
+    return (
+        100
+        * sum(b.videos * abs((b.accuracy or 0.0) - (b.confidence or 0.0)) for b in bins)
+        / sum(b.videos for b in bins)
+    )
 
 
 def feature_std(features: Tensor) -> float:

@@ -21,7 +21,7 @@ from openvjepa.commands.evaluate import EvaluateResult, evaluate
 from openvjepa.commands.finetune import finetune
 from openvjepa.commands.predict import predict
 from openvjepa.commands.probe import ProbeResult, probe
-from openvjepa.config import EvaluateConfig, FinetuneConfig, PredictConfig, ProbeConfig
+from openvjepa.config import ClipConfig, EvaluateConfig, FinetuneConfig, PredictConfig, ProbeConfig
 from openvjepa.data.clips import read_clip
 from openvjepa.data.lists.index import VideoRecord, read_index
 from openvjepa.data.transforms import eval_views, normalize
@@ -260,7 +260,7 @@ def test_members_with_equal_encoders_hold_one(run: ProbeResult, saved: Path, sha
     second = probe(settings(saved, shapes, tmp_path, "second", seed=1))
     first, other = load_members([str(run.out), str(second.out)])
     assert first.classifier.encoder is other.classifier.encoder
-    (shown,) = load_members([str(run.out)], (VideoRecord("a.png"), VideoRecord("b.jpg")), segments=5)
+    (shown,) = load_members([str(run.out)], (VideoRecord("a.png"), VideoRecord("b.jpg")), ClipConfig(segments=5))
     assert (shown.classifier.plan.segments, shown.classifier.plan.views) == (1, 2), "all segments of an image are alike"
 
 

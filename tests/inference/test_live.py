@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import shutil
 import socketserver
 import struct
@@ -13,20 +12,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from gray_videos import render
 
 from openvjepa.cli.render import predict as shown_by
 from openvjepa.commands.predict import predict
-from openvjepa.config import PredictConfig
+from openvjepa.config import ClipConfig, PredictConfig
 from openvjepa.data.media.growing import new_files
 from openvjepa.data.media.stream import FrameSource, LiveFrame
 from openvjepa.data.media.video import open_video
@@ -34,38 +31,7 @@ from openvjepa.errors import ConfigError, VideoError
 from openvjepa.inference.ensemble import load_members
 from openvjepa.inference.temporal.live import LiveStream, follow_live, source_for
 from openvjepa.train.distributed import Runtime
-
-
-def remuxed(video: Path, target: Path, *, form: str, options: dict[str, str] | None = None) -> Path:
-    """The same packets in another container."""
-    with av.open(str(video)) as source, av.open(str(target), "w", format=form, options=options or {}) as copy:
-        stream = copy.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                copy.mux(packet)
-    return target
-
-
-@pytest.fixture
-def piped() -> Iterator[Any]:
-    """Make a source's name of a file's bytes, which a thread writes into a pipe."""
-    threads: list[threading.Thread] = []
-
-    def start(path: Path) -> str:
-        reader, writer = os.pipe()
-
-        def write() -> None:
-            with os.fdopen(writer, "wb") as file, contextlib.suppress(BrokenPipeError):
-                file.write(path.read_bytes())
-
-        threads.append(threading.Thread(target=write, daemon=True))
-        threads[-1].start()
-        return f"pipe:{reader}"
-
-    yield start
-    for thread in threads:
-        thread.join(timeout=5)
+from remux import remuxed
 
 
 class Server(ThreadingHTTPServer):
@@ -238,7 +204,7 @@ def test_windows_of_a_pipe_are_those_of_the_file(run: Path, long: Path, tmp_path
 
 
 def test_a_slow_model_leaves_windows_out_and_stays_at_the_present(run: Path) -> None:
-    members = load_members([str(run)], segments=1)
+    members = load_members([str(run)], clips=ClipConfig(segments=1))
     source = source_for("testsrc=size=32x32:rate=10:duration=60", members, 1.0, input_format="lavfi", retries=0)
     with source:
         found = []

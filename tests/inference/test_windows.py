@@ -15,7 +15,7 @@ from gray_videos import FPS, render
 
 from openvjepa.cli.render import predict as shown_by
 from openvjepa.commands.predict import predict
-from openvjepa.config import PredictConfig
+from openvjepa.config import ClipConfig, PredictConfig
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.media.video import Video, open_video
 from openvjepa.data.transforms import eval_views
@@ -260,5 +260,5 @@ def test_short_videos_and_pictures_are_one_window(run: Path, tmp_path: Path) -> 
 
 
 def test_members_are_asked_once_about_each_clip(run: Path) -> None:
-    (member,) = load_members([str(run)], segments=1)
+    (member,) = load_members([str(run)], clips=ClipConfig(segments=1))
     assert member.classifier.plan.clips == 1

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from torch import Tensor
@@ -25,38 +20,7 @@ from openvjepa.errors import ConfigError
 from openvjepa.inference.temporal.live import LiveStream
 from openvjepa.reports.video import write_video
 from openvjepa.seeing.surprise.live import StreamSettings, score_live, source_for
-
-
-def as_stream(video: Path, target: Path) -> Path:
-    """The same packets as Matroska, which a pipe can carry."""
-    with av.open(str(video)) as source, av.open(str(target), "w", format="matroska") as copy:
-        stream = copy.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                copy.mux(packet)
-    return target
-
-
-@pytest.fixture
-def piped() -> Iterator[Any]:
-    """Make a source's name of a file's bytes, which a thread writes into a pipe."""
-    threads: list[threading.Thread] = []
-
-    def start(path: Path) -> str:
-        reader, writer = os.pipe()
-
-        def write() -> None:
-            with os.fdopen(writer, "wb") as file, contextlib.suppress(BrokenPipeError):
-                file.write(path.read_bytes())
-
-        threads.append(threading.Thread(target=write, daemon=True))
-        threads[-1].start()
-        return f"pipe:{reader}"
-
-    yield start
-    for thread in threads:
-        thread.join(timeout=5)
+from remux import remuxed
 
 
 def noise(frames: int, *, times: list[float] | None = None, path: Path) -> Path:
@@ -70,7 +34,7 @@ def test_a_pipe_has_the_scores_of_the_file(
 ) -> None:
     file = physics / "videos" / "test_00003_jump_impossible.mp4"
     whole = surprise(str(file), model=str(predictive), out=str(tmp_path / "out"), threads=1).videos[0]
-    copy = as_stream(file, tmp_path / "copy.mkv")
+    copy = remuxed(file, tmp_path / "copy.mkv", form="matroska")
     config = SurpriseConfig(videos=(piped(copy),), model=str(predictive), threads=1, json=True)
     live = surprise(config)
     assert isinstance(live, LiveStream)
@@ -100,7 +64,7 @@ def seen_by(source: FrameSource, settings: StreamSettings, pause: float = 0.0) -
 
 
 def test_frames_are_sampled_at_the_rate_of_the_model(tmp_path: Path, piped: Any) -> None:
-    copy = as_stream(noise(40, path=tmp_path / "a.mp4"), tmp_path / "a.mkv")
+    copy = remuxed(noise(40, path=tmp_path / "a.mp4"), tmp_path / "a.mkv", form="matroska")
     for spec in (ClipSpec(4, 3, None), ClipSpec(4, None, 10 / 3)):
         settings = StreamSettings(spec, (32, 32), 2)
         windows, shows = seen_by(source_for(piped(copy), settings), settings)
@@ -110,7 +74,7 @@ def test_frames_are_sampled_at_the_rate_of_the_model(tmp_path: Path, piped: Any)
 
 def test_windows_with_a_gap_are_left_out(tmp_path: Path, piped: Any) -> None:
     times = [i / 10 + (2.0 if i >= 15 else 0.0) for i in range(30)]
-    copy = as_stream(noise(30, times=times, path=tmp_path / "b.mp4"), tmp_path / "b.mkv")
+    copy = remuxed(noise(30, times=times, path=tmp_path / "b.mp4"), tmp_path / "b.mkv", form="matroska")
     settings = StreamSettings(ClipSpec(4, 1, None), (32, 32), 2)
     windows, shows = seen_by(source_for(piped(copy), settings), settings)
     assert shows == [[i, i + 1, i + 2, i + 3] for i in (*range(0, 11, 2), *range(15, 26, 2))]
@@ -118,7 +82,7 @@ def test_windows_with_a_gap_are_left_out(tmp_path: Path, piped: Any) -> None:
 
 
 def test_a_slow_model_skips_windows_and_stays_close(tmp_path: Path, piped: Any) -> None:
-    copy = as_stream(noise(50, path=tmp_path / "c.mp4"), tmp_path / "c.mkv")
+    copy = remuxed(noise(50, path=tmp_path / "c.mp4"), tmp_path / "c.mkv", form="matroska")
     settings = StreamSettings(ClipSpec(4, 1, None), (32, 32), 1)
     source = source_for(piped(copy), settings, drop=True)
     source.live = True  # a recording that is sent faster than it was made

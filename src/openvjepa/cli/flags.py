@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -217,7 +218,7 @@ def _texts_of_module(name: str) -> dict[str, dict[str, str]]:
     for node in ast.parse(inspect.getsource(sys.modules[name])).body:
         if isinstance(node, ast.ClassDef):
             texts = found[node.name] = {}
-            for field, text in zip(node.body, node.body[1:], strict=False):
+            for field, text in itertools.pairwise(node.body):
                 if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
                     words = ast.literal_eval(text.value) if isinstance(text.value, ast.Constant) else ""
                     texts[ast.unparse(field.target)] = " ".join(str(words).split())

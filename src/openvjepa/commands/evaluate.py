@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from openvjepa.atomic import json_text
@@ -66,16 +67,8 @@ def _evaluate(config: EvaluateConfig, out: Path) -> EvaluateResult | TemporalRes
     chosen = videos_for(
         models, config.source, label=config.label, split=config.split, group=config.group, classes=config
     )
-    members = load_members(
-        models,
-        chosen.index.records,
-        segments=config.segments if config.window is None else config.segments or 1,
-        views=config.views,
-        placement=config.placement,
-        fit=config.fit,
-        frame_step=config.frame_step,
-        fps=config.fps,
-    )
+    clips = config if config.window is None else replace(config, segments=config.segments or 1)
+    members = load_members(models, chosen.index.records, clips)
     if config.combine is not None:
         check_combinable(members)
     for member in members:

@@ -7,6 +7,7 @@ import logging
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,15 +45,8 @@ def predict_live(config: PredictConfig) -> LiveStream:
             raise ConfigError(f"{name} needs a whole video: of a live source, use --json and --annotate")
     if config.annotate is not None and (config.follow or Path(config.annotate).suffix.lower() != ".mp4"):
         raise ConfigError(f"annotate {config.annotate}: name one MP4 file, for one live source")
-    members = load_members(
-        config.model,
-        segments=config.segments if config.window is None and config.follow else config.segments or 1,
-        views=config.views,
-        placement=config.placement,
-        fit=config.fit,
-        frame_step=config.frame_step,
-        fps=config.fps,
-    )
+    windows = config.window is not None or not config.follow
+    members = load_members(config.model, clips=replace(config, segments=config.segments or 1) if windows else config)
     if config.combine is not None or config.window is not None:
         check_combinable(members)
     if config.follow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from openvjepa.atomic import check_file
@@ -60,17 +61,8 @@ def predict_videos(config: PredictConfig) -> list[Prediction]:
     wanted = list(_expand(config.videos))
     records = tuple(record for record, error in wanted if error is None)
     _check_files(config, [record for record, _ in wanted])
-    segments = config.segments if config.window is None else config.segments or 1
-    members = load_members(
-        config.model,
-        records,
-        segments=segments,
-        views=config.views,
-        placement=config.placement,
-        fit=config.fit,
-        frame_step=config.frame_step,
-        fps=config.fps,
-    )
+    clips = config if config.window is None else replace(config, segments=config.segments or 1)
+    members = load_members(config.model, records, clips)
     if config.combine is not None or config.window is not None:
         check_combinable(members)
     with make_runtime(config) as runtime:

@@ -46,7 +46,11 @@ class ClipSpec:
 
     def seconds_per_frame(self, video: Video) -> float:
         """Time between two frames of the clip."""
-        return 1 / self.fps if self.fps is not None else (self.frame_step or 1) / video.fps
+        return self.spacing(video.fps)
+
+    def spacing(self, fps: float) -> float:
+        """Time between two frames of a clip of a source with so many frames per second, s."""
+        return 1 / self.fps if self.fps is not None else (self.frame_step or 1) / fps
 
     def room(self, video: Video) -> float:
         """Latest start of a clip that ends with the video, s; 0 where the video is shorter than a clip."""

@@ -32,6 +32,7 @@ from openvjepa.grid import TokenGrid
 from openvjepa.model.encoder import Encoder
 from openvjepa.train.checkpoint import list_checkpoints
 from openvjepa.train.distributed import Runtime
+from openvjepa.train.resume import FREE_WITH_FEATURES
 from openvjepa.train.trainer import FitResult, fit
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import load_model, save_model
@@ -42,23 +43,7 @@ log = logging.getLogger("openvjepa")
 CLIPS = "clips.npy"
 _CHUNK = 64  # clips at a time
 # Settings that do not alter what a run computes, so that a resumed one may change them.
-FREE = frozenset(
-    (
-        *(
-            "out",
-            "resume",
-            "overwrite",
-            "cache_dir",
-            "device",
-            "precision",
-            "threads",
-            "workers",
-            "eval_batch",
-            "max_bad",
-        ),
-        *("log_every", "save_every", "label"),
-    )
-)
+FREE = (*FREE_WITH_FEATURES, "log_every", "save_every", "label")
 
 
 def make_student(config: DistillConfig, teacher: LoadedModel) -> Encoder:

@@ -34,6 +34,7 @@ from openvjepa.model.encoder import Encoder
 from openvjepa.train.checkpoint import list_checkpoints
 from openvjepa.train.distributed import Runtime
 from openvjepa.train.logs import read_metrics
+from openvjepa.train.resume import FREE_WITH_FEATURES
 from openvjepa.train.trainer import fit
 from openvjepa.weights.files import write_file
 from openvjepa.weights.hub import LoadedModel
@@ -48,21 +49,7 @@ EPOCHS, LEAST_STEPS = 20, 600  # where the number of epochs is left open; on 100
 ENCODER_LR, LORA_LR = 1 / 30, 1 / 3  # over the learning rate of the classifier
 SAVES = 20  # about so many checkpoints are written in a run; each at the end of an epoch
 # Settings that do not alter what a run computes, so that a resumed one may change them.
-FREE = (
-    "out",
-    "resume",
-    "overwrite",
-    "patience",
-    "cache_dir",
-    "device",
-    "precision",
-    "threads",
-    "workers",
-    "eval_batch",
-    "max_bad",
-    "watts",
-    "grams_per_kwh",
-)
+FREE = (*FREE_WITH_FEATURES, "patience", "watts", "grams_per_kwh")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from openvjepa.config import ClipConfig, Combine, Fit, Placement, to_yaml
+from openvjepa.config import ClipConfig, Combine, to_yaml
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.lists.index import VideoIndex, VideoRecord
 from openvjepa.data.media.images import is_image
@@ -25,6 +25,8 @@ from openvjepa.train.distributed import Runtime
 from openvjepa.weights.files import weights_digest
 
 Probabilities = NDArray[np.float64]
+AS_EVALUATED = ClipConfig()
+"""Clips as in the evaluation of each classifier."""
 
 _TIE_BREAK = (
     1e-9  # weight of the mean softmax in a vote: it decides between classes with equally many votes, and no more
@@ -69,13 +71,7 @@ class Answers:
 def load_members(
     sources: Sequence[str],
     records: Sequence[VideoRecord] = (),
-    *,
-    segments: int | None = None,
-    views: int | None = None,
-    placement: Placement | None = None,
-    fit: Fit | None = None,
-    frame_step: int | None = None,
-    fps: float | None = None,
+    clips: ClipConfig = AS_EVALUATED,
 ) -> list[Member]:
     """Load classifiers; those with equal encoders hold the same one.
 
@@ -83,12 +79,7 @@ def load_members(
         sources: a run with several labels gives a member for each. Run folders
             of `vjepa probe` or `vjepa finetune`, or what load_model reads with a probe.
         records: what will be shown, which may be images.
-        segments: clips along a video; None: as many as each was evaluated with (of images always one: all are alike).
-        views: crops of each clip; None: as many as each was evaluated with.
-        placement: where several clips lie; None: as each was evaluated with.
-        fit: how frames are brought to the model's size; None: as each was evaluated with.
-        frame_step: every n-th frame of a video; None, and fps None too: as each was evaluated with, where that is known.
-        fps: frames per second of a clip, by time.
+        clips: how videos are sampled; what is None is as in the evaluation of each (of images always one clip: all are alike).
 
     Raises:
         CheckpointError: one cannot be read or has no classifier.
@@ -99,10 +90,11 @@ def load_members(
     alone = [(source, source, None) for source in sources if not heads_of(source)]
     for _, source, label in sorted([*named, *alone], key=lambda entry: sources.index(entry[0])):
         classifier = load_classifier(source, tuple(records))
-        plan = classifier.plan
-        plan = plan.asked(ClipConfig(segments=1 if still else segments, views=views, placement=placement, fit=fit))
-        if frame_step is not None or fps is not None:
-            plan = replace(plan, spec=ClipSpec(plan.spec.num_frames, frame_step, fps))
+        plan = classifier.plan.asked(clips)
+        if still:
+            plan = replace(plan, segments=1)
+        if clips.frame_step is not None or clips.fps is not None:
+            plan = replace(plan, spec=ClipSpec(plan.spec.num_frames, clips.frame_step, clips.fps))
         key = to_yaml(classifier.encoder.config), weights_digest(classifier.encoder)
         same = next((member.classifier.encoder for member in members if member.encoder_key == key), classifier.encoder)
         members.append(Member(source, replace(classifier, encoder=same, plan=plan), key, label))

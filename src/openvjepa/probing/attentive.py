@@ -72,7 +72,7 @@ def train_attentive(
     """Train a grid of attentive probes on one reading of the features; the best on validation is kept.
 
     AdamW, learning rate on a cosine to 0, no weight decay on biases and norms, gradient norm of each probe at most 1.
-    An epoch shows every video once, through one of its views, drawn anew. All probes start from the same weights. Of each
+    An epoch shows every video once, through one of its views, drawn at random. All probes start from the same weights. Of each
     probe the epoch with the least validation loss counts; training ends when half of all epochs brought no lower one.
 
     Args:

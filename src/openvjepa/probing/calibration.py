@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from openvjepa.metrics import Labels, log_loss, reliability
+from openvjepa.metrics import Labels, calibration_error, log_loss, reliability
 from openvjepa.model.pooler import AttentiveClassifier, GridClassifier, LinearClassifier, attentive_logits
 from openvjepa.probing.features import Features
 
@@ -107,8 +107,7 @@ def calibrate(logits: NDArray[np.float64], labels: Labels, seed: int = 0) -> Cal
 
 def ece(probabilities: NDArray[np.float64], labels: Labels) -> float:
     """Expected calibration error of probabilities [n, C], in percent."""
-    bins = reliability(probabilities, labels)
-    return 100 * sum(b.videos * abs((b.accuracy or 0.0) - (b.confidence or 0.0)) for b in bins) / len(labels)
+    return calibration_error(reliability(probabilities, labels))
 
 
 def ece_by_chance(probabilities: NDArray[np.float64], draws: int = 200) -> float:

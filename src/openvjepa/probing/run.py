@@ -98,6 +98,19 @@ def encode_splits(
     Raises:
         DataError: too many videos cannot be read, or a split or class has none left.
     """
+    found = encode_all(config, model, splits, settings)
+    check_splits(found.splits)
+    return found
+
+
+def encode_all(
+    config: ProbeConfig,
+    model: LoadedModel,
+    splits: dict[str, VideoIndex],
+    settings: EncodeSettings,
+    names: Mapping[str, str] | None = None,
+) -> Encoded:
+    """As `encode_splits`, for splits that may share videos; `names` says what the log calls them."""
     plans = plans_of(config, model, splits)
     encoders = {"": model.encoder} | baselines_of(config, model, plans["test"], settings)
     cache = Path(config.cache_dir) if config.cache_dir else Path(config.out) / "features"
@@ -106,11 +119,11 @@ def encode_splits(
     for encoder in encoders.values():
         encoder.to(settings.runtime.device)
     for split, index in splits.items():
-        sets = encode_together(list(encoders.values()), index, plans[split], settings, cache, name=split)
+        called = (names or {}).get(split, split)
+        sets = encode_together(list(encoders.values()), index, plans[split], settings, cache, name=called)
         for name, found in zip(encoders, sets, strict=True):
             features[name][split] = found
         kept[split] = replace(index, records=tuple(index.records[i] for i in sets[0].kept))
-    check_splits(kept)
     return Encoded(kept, features, encoders, plans)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -58,16 +59,14 @@ def line_chart(
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.2, 2.5), layout="constrained")
         axes = figure.subplots()
-        for (name, values), color in zip(lines.items(), ACCENTS, strict=False):
+        for (name, values), color in zip(lines.items(), itertools.cycle(ACCENTS), strict=False):
             y = np.asarray(values, dtype=float)
             if smooth and len(y) >= 20:
                 axes.plot(points, y, color=color, alpha=0.3, linewidth=0.8)
                 y = _running_mean(y, max(2, len(y) // 20))
             marker = "o" if len(y) <= 30 else None
-            axes.plot(
-                points, y, color=color, linewidth=1.6, marker=marker, markersize=3, label=name.replace("$", r"\$")
-            )
-        axes.set_title(title.replace("$", r"\$"), loc="left", fontweight="bold")  # a name, not mathematics
+            axes.plot(points, y, color=color, linewidth=1.6, marker=marker, markersize=3, label=_plain(name))
+        axes.set_title(_plain(title), loc="left", fontweight="bold")
         axes.set_xlabel(x_label)
         axes.grid(axis="y", color=_INK, alpha=0.15, linewidth=0.6)
         if len(lines) > 1:
@@ -170,8 +169,12 @@ def _in_words(lines: Mapping[str, ArrayLike]) -> str:
 
 
 def _shortened(name: str, most: int = 20) -> str:
-    """The name, cut to `most` characters; dollar signs are text, not mathematics."""
-    name = name if len(name) <= most else name[: most - 1] + "…"
+    """The name, cut to `most` characters."""
+    return _plain(name if len(name) <= most else name[: most - 1] + "…")
+
+
+def _plain(name: str) -> str:
+    """The name for matplotlib: dollar signs are text, not mathematics."""
     return name.replace("$", r"\$")
 
 

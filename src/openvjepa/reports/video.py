@@ -35,7 +35,7 @@ def main_colors(timeline: Timeline) -> dict[int, str]:
         if scene.label is not None:
             seconds[scene.label] += scene.end - scene.start
     order = np.lexsort((-timeline.mean, -seconds))
-    return {int(i): color for i, color in zip(order, COLORS, strict=False)}
+    return {int(i): color for i, color in zip(order, COLORS, strict=False)}  # the others share OTHER
 
 
 def draw_timeline(path: Path, timeline: Timeline) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,11 +22,11 @@ from openvjepa.data.transforms import channels_first, eval_views, resize
 from openvjepa.errors import ConfigError, DataError, VideoError
 from openvjepa.features.encode import encode
 from openvjepa.grid import TokenGrid
-from openvjepa.model.encoder import Encoder, create_model
+from openvjepa.model.encoder import Encoder
+from openvjepa.model.pixels import untrained
 from openvjepa.train.distributed import Runtime
-from openvjepa.weights.hub import LoadedModel, load_model
+from openvjepa.weights.hub import UNTRAINED, LoadedModel, load_model
 
-UNTRAINED = "untrained:"
 """Before the name of a model: its architecture with random weights."""
 
 _log = logging.getLogger("openvjepa")
@@ -115,9 +114,7 @@ def load_any(source: str, *, seed: int = 0) -> LoadedModel:
     if not source.startswith(UNTRAINED):
         return load_model(source)
     model = load_model(source.removeprefix(UNTRAINED))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = create_model(model.config).eval().requires_grad_(False)
+    encoder = untrained(model.config, seed)
     return replace(model, encoder=encoder, predictor=None, probe=None, labels=None, source=f"{source} (seed {seed})")
 
 

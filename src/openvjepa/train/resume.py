@@ -17,6 +17,10 @@ from openvjepa.train.distributed import Runtime
 
 # Settings that a resumed run may change: they do not alter what it computes (micro_batch: not beyond its masks).
 FREE_ON_RESUME = ("out", "train", "data.workers", "data.cache", "data.max_bad")
+# The same for tasks that train on encoded features, by the names in their own configurations.
+FREE_WITH_FEATURES = (
+    *("out", "resume", "overwrite", "cache_dir", "device", "precision", "threads", "workers", "eval_batch", "max_bad"),
+)
 STEPS = "train.steps"  # may become more: the run is lengthened
 FIXED_ON_RESUME = (STEPS, "train.batch_size", "train.seed")
 _MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -36,9 +36,8 @@ RUN_FILES = (
     "confusion.png",
     "clips.npy",
 )
-DEMO_MARK = (
-    ".vjepa-demo"  # only a folder with this file may be cleared: others have folders called shapes or pretrain, too
-)
+# Only a folder with this file may be cleared: others have folders called shapes or pretrain, too.
+DEMO_MARK = ".vjepa-demo"
 DEMO_PARTS = ("shapes", "pretrain", "untrained", "features", "probe-*", "report.html", "results.json")
 _CARD, _CARD_START = "README.md", b"---"  # a model card begins with YAML; a README of someone's own does not
 _MODEL = ("model.safetensors", "model.yaml")

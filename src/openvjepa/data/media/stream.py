@@ -21,21 +21,21 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 import av
 import av.error
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from openvjepa.data.media.container import decode
+from openvjepa.data.media.video import ToRGB
 from openvjepa.errors import VideoError
 
 _log = logging.getLogger("openvjepa")
 
 _CAMERAS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}  # FFmpeg's name of the system's cameras
-_FIT_ABOVE = 400  # px; frames with a longer short side are made smaller, as `Video.frames` does
 _JUMP = 10.0  # s; a longer gap between two frames' stamps is a mistake in the stamps, or a new recording
 _LONGEST_WAIT = 30.0  # s between two attempts to connect
 SETTLED = 5
@@ -54,6 +54,41 @@ class LiveFrame:
     """s since the first frame, ascending: stamps that go back or jump are continued from the frame before."""
     arrived: float
     """When it was decoded, on the monotonic clock, s."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveAnswer:
+    """What a model says about a window of a source; the common part of all of them."""
+
+    source: str
+    start: float
+    """First time of the window, s since the source's first frame."""
+    end: float
+    """Last time, s."""
+    time: datetime
+    """When the last frame was decoded."""
+    latency: float
+    """s from then to the answer."""
+    skipped: int
+    """Windows left out so far, because the model was too slow or frames were lost."""
+    dropped: int
+    """Frames dropped so far, because the model was too slow."""
+    reconnects: int
+    """Attempts to connect again so far."""
+
+    def line(self, values: dict[str, Any]) -> dict[str, Any]:
+        """For a line of JSON, with the values that the model gives."""
+        return {
+            "source": self.source,
+            "start": round(self.start, 4),
+            "end": round(self.end, 4),
+            "time": self.time.isoformat(timespec="milliseconds"),
+            "latency": round(self.latency, 4),
+            **values,
+            "skipped_windows": self.skipped,
+            "dropped_frames": self.dropped,
+            "reconnects": self.reconnects,
+        }
 
 
 @dataclass
@@ -98,7 +133,7 @@ class FrameSource:
         interval: s; frames that are nearer to the one before are left out without being converted.
         queue: most frames that wait to be used.
         drop: whether frames are dropped when the queue is full; None: only those of live sources.
-        retries: attempts to connect, one after the other, before the source counts as ended. A success counts anew.
+        retries: attempts to connect, one after the other, before the source counts as ended. A success resets the count.
         wait: s before the first of them; doubled for each further one, at most 30 s.
         timeout: s without data after which a connection counts as lost.
         input_format: FFmpeg's name of the input format or device; None: from the name.
@@ -117,7 +152,7 @@ class FrameSource:
         timeout: float = 10.0,
         input_format: str | None = None,
     ) -> None:
-        self.name, self.short_side, self.interval = name, short_side, interval
+        self.name, self.interval = name, interval
         self.drop, self.retries, self.wait, self.timeout = drop, retries, wait, timeout
         self.report = SourceReport()
         self.live = not name.startswith(("-", "pipe:", "http"))
@@ -126,7 +161,7 @@ class FrameSource:
         self._frames: deque[LiveFrame] = deque()
         self._room, self._changed = max(2, queue), threading.Condition()
         self._stop, self._ended = threading.Event(), False
-        self._rgb = VideoReformatter()
+        self._rgb = ToRGB(short_side)
         self._nominal, self._steps = 30.0, deque[float](maxlen=_STEPS)
         self._last, self._kept, self._arrived = -1.0, -1.0, 0.0
         self._stamp: float | None = None  # the source's own, of the last frame
@@ -181,6 +216,20 @@ class FrameSource:
     def waiting(self) -> int:
         """How many frames wait in the queue."""
         return len(self._frames)
+
+    def answered(self, start: float, end: float, arrived: float, skipped: int) -> dict[str, Any]:
+        """Fields of a `LiveAnswer` that is given now, about a window whose last frame arrived then (on the monotonic clock)."""
+        latency = time.monotonic() - arrived
+        return {
+            "source": self.name,
+            "start": start,
+            "end": end,
+            "time": datetime.fromtimestamp(time.time() - latency, timezone.utc),
+            "latency": latency,
+            "skipped": skipped,
+            "dropped": self.report.dropped,
+            "reconnects": self.report.reconnects,
+        }
 
     def newest(self) -> float | None:
         """Time of the newest frame in the queue, s; None where it is empty."""
@@ -275,7 +324,7 @@ class FrameSource:
             self._stamp = stamp if stamp is not None else self._stamp
             if self._last - self._kept >= self.interval - 1e-3 or self._kept < 0:
                 self._kept = self._last
-                self._put(LiveFrame(self._pixels(frame), self._last, self._arrived))
+                self._put(LiveFrame(np.ascontiguousarray(self._rgb(frame)), self._last, self._arrived))
 
     def _next_time(self, stamp: float | None, gap: float | None) -> float:
         """Time of a frame, s: by its stamp, or a frame (after a new connection, the gap) later than the one before."""
@@ -291,14 +340,6 @@ class FrameSource:
             return self._last + 1 / self._nominal
         self._steps.append(step)
         return self._last + step
-
-    def _pixels(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        width, height, short = frame.width, frame.height, min(frame.width, frame.height)
-        if self.short_side and short > max(self.short_side, _FIT_ABOVE):
-            width, height = (round(side * self.short_side / short) for side in (width, height))
-        image = self._rgb.reformat(frame, width=width, height=height, format="rgb24", threads=1)
-        pixels = np.asarray(image.to_ndarray(), np.uint8)
-        return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90 % 4)) if frame.rotation else pixels
 
     def _open(self) -> Any:
         options = {"rtsp_transport": "tcp"} if self.name.startswith("rtsp") else {}

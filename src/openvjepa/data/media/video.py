@@ -140,9 +140,9 @@ class Video:
         if files := pictures(self.path):
             found = dict(read_images([(i, files[i]) for i in wanted], short_side=short_side))
         elif self.pts is None:
-            found = self._decode_in_order(wanted, _ToRGB(short_side))
+            found = self._decode_in_order(wanted, ToRGB(short_side))
         else:
-            found = self._decode_by_pts(wanted, _ToRGB(short_side))
+            found = self._decode_by_pts(wanted, ToRGB(short_side))
         return self._batch(indices, wanted, found)
 
     def all_frames(self) -> FrameBatch:
@@ -162,7 +162,7 @@ class Video:
             raise VideoError(self.path, "the size of the frames changes") from None
         return FrameBatch(frames, np.asarray(indices, np.int64) - self._first, lost)
 
-    def _decode_in_order(self, wanted: list[int], rgb: _ToRGB) -> dict[int, NDArray[np.uint8]]:
+    def _decode_in_order(self, wanted: list[int], rgb: ToRGB) -> dict[int, NDArray[np.uint8]]:
         remaining, found = set(wanted), {}
         with open_stream(self.path, self.threads) as (container, stream):
             for i, frame in enumerate(decode(container, stream)):
@@ -172,7 +172,7 @@ class Video:
                     break
         return found
 
-    def _decode_by_pts(self, wanted: list[int], rgb: _ToRGB, *, skip: bool = True) -> dict[int, NDArray[np.uint8]]:
+    def _decode_by_pts(self, wanted: list[int], rgb: ToRGB, *, skip: bool = True) -> dict[int, NDArray[np.uint8]]:
         assert self.pts is not None
         by_pts = {int(self.pts[i]): i for i in wanted}
         first, best = min(by_pts), {}
@@ -196,7 +196,7 @@ class Video:
 
 
 def _read_from_here(
-    container: Any, stream: Any, by_pts: dict[int, int], rgb: _ToRGB, *, may_be_late: bool, skip: bool
+    container: Any, stream: Any, by_pts: dict[int, int], rgb: ToRGB, *, may_be_late: bool, skip: bool
 ) -> tuple[dict[int, NDArray[np.uint8]], bool]:
     """Wanted frames {pts: number} as {number: pixels}, none if the first here already is too late; is the file damaged?"""
     found: dict[int, NDArray[np.uint8]] = {}
@@ -260,7 +260,7 @@ def probe(path: str | Path) -> VideoInfo:
     return VideoInfo(str(path), count, video.fps, count / video.fps, width, height, codec, len(errors))
 
 
-class _ToRGB:
+class ToRGB:
     """Turns decoded frames into upright RGB arrays.
 
     One reformatter with one thread for the whole read: a new one per frame starts a thread pool each time.
@@ -271,6 +271,7 @@ class _ToRGB:
         self.short_side = short_side
 
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+        """uint8 [height, width, 3]."""
         width, height, short = frame.width, frame.height, min(frame.width, frame.height)
         if self.short_side and short > max(self.short_side, _FIT_ABOVE):
             width, height = (round(side * self.short_side / short) for side in (width, height))

@@ -5,11 +5,9 @@ Memory is bounded: frames of the last window, and those that wait in the source'
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from torch import Tensor
 from openvjepa.config import Combine
 from openvjepa.data.clips import ClipSpec, spread
 from openvjepa.data.frame_cache import kept_short_side
-from openvjepa.data.media.stream import SETTLED, FrameSource, LiveFrame, SourceReport
+from openvjepa.data.media.stream import SETTLED, FrameSource, LiveAnswer, LiveFrame, SourceReport
 from openvjepa.data.transforms import eval_views
 from openvjepa.features.encode import encode
 from openvjepa.features.sampling import ClipPlan
@@ -33,53 +31,24 @@ _SPARE = 32  # frames of the queue beside those of a window
 _HALF = 0.5  # of a frame: a time between two frames belongs to the earlier one's neighbor
 
 
-@dataclass(frozen=True)
-class WindowPrediction:
+@dataclass(frozen=True, kw_only=True)
+class WindowPrediction(LiveAnswer):
     """What classifiers say about one window of a source."""
 
-    source: str
-    start: float
-    """s since the source's first frame."""
-    end: float
     answers: tuple[Answer, ...]
     """One for each set of classes."""
-    time: datetime
-    """When the last frame of the window was decoded."""
-    latency: float
-    """s from then to the answer."""
-    skipped: int
-    """Windows that were left out so far, because the classifiers were too slow."""
-    dropped: int
-    """Frames that were dropped so far, because the classifiers were too slow."""
-    reconnects: int
-    """Attempts to connect again so far."""
 
     def to_dict(self) -> dict[str, Any]:
         """For a line of JSON."""
-        values: dict[str, Any] = {
-            "source": self.source,
-            "start": round(self.start, 4),
-            "end": round(self.end, 4),
-            "time": self.time.isoformat(timespec="milliseconds"),
-            "latency": round(self.latency, 4),
-            "top": top_dict(self.answers[0].top),
-        }
+        values: dict[str, Any] = {"top": top_dict(self.answers[0].top)}
         if len(self.answers) > 1:
             values["answers"] = [{"runs": answer.runs, "top": top_dict(answer.top)} for answer in self.answers]
-        return values | {
-            "skipped_windows": self.skipped,
-            "dropped_frames": self.dropped,
-            "reconnects": self.reconnects,
-        }
+        return self.line(values)
 
 
 def clip_seconds(spec: ClipSpec, fps: float) -> float:
     """Time that a clip of a video with so many frames per second covers, s."""
-    return (spec.num_frames - 1) * _spacing(spec, fps) + 1 / fps
-
-
-def _spacing(spec: ClipSpec, fps: float) -> float:
-    return 1 / spec.fps if spec.fps is not None else (spec.frame_step or 1) / fps
+    return (spec.num_frames - 1) * spec.spacing(fps) + 1 / fps
 
 
 def source_for(
@@ -103,7 +72,7 @@ def source_for(
     """
     plans = [member.classifier.plan for member in members]
     # A frame step counts frames of a source whose rate is not known yet: at 60 per second they are the nearest.
-    spacing = min(_spacing(plan.spec, 60.0) for plan in plans)
+    spacing = min(plan.spec.spacing(60.0) for plan in plans)
     seconds = max(window or 0.0, *(clip_seconds(plan.spec, 15.0) for plan in plans))
     room = int(min(seconds / (spacing / 4), seconds * 60)) + _SPARE
     size = max([short_side, *(kept_short_side(plan.size, (1.0, 1.0)) for plan in plans)])
@@ -198,16 +167,13 @@ def _answer(
         tokens = encode(first.encoder, clips, runtime=runtime)
         for number in group:
             shares[number] = members[number].classifier.probabilities(tokens)[None]
-    now, arrived, report = time.monotonic(), frames[-1].arrived, source.report
-    wall = datetime.fromtimestamp(time.time() - (now - arrived), timezone.utc)
     (answers,) = answers_of(members, shares, how, top)
-    counts = (skipped, report.dropped, report.reconnects)
-    return WindowPrediction(source.name, *span, answers, wall, now - arrived, *counts)
+    return WindowPrediction(answers=answers, **source.answered(*span, frames[-1].arrived, skipped))
 
 
 def _clips(plan: ClipPlan, frames: Sequence[LiveFrame], span: Span, fps: float) -> Tensor:
     """Clips of a window, uint8 [V, 3, T, H, W]: as `clip_starts` places them, none after the last frame."""
-    spacing = _spacing(plan.spec, fps)
+    spacing = plan.spec.spacing(fps)
     reach = (plan.spec.num_frames - 1) * spacing
     room = span[1] - span[0] - reach - 1 / fps
     offsets = [room / 2] * plan.segments if room <= 0 else spread(room, plan.segments, plan.placement)

@@ -10,7 +10,6 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -18,14 +17,14 @@ from numpy.typing import NDArray
 
 from openvjepa.config import ProbeConfig
 from openvjepa.data.lists.index import VideoIndex
-from openvjepa.features.cache import FeatureSet, encode_together
+from openvjepa.features.cache import FeatureSet
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.metrics import Labels, accuracy, classification_metrics
 from openvjepa.probing.features import Features
 from openvjepa.probing.folds.pool import Numbers, Pool
 from openvjepa.probing.folds.summary import Folded, HeldOut
 from openvjepa.probing.probes import Outcome, probe_features
-from openvjepa.probing.run import Encoded, Probed, baselines_of, plans_of, recipe_of
+from openvjepa.probing.run import Encoded, Probed, encode_all, recipe_of
 from openvjepa.probing.search.low_shot import Rows
 from openvjepa.weights.hub import LoadedModel
 
@@ -56,25 +55,14 @@ def encode_pool(config: ProbeConfig, model: LoadedModel, pool: Pool, settings: E
         DataError: too many videos cannot be read.
     """
     splits = {"train": pool.videos, "val": pool.videos} | ({"test": pool.test} if pool.test is not None else {})
-    plans = plans_of(config, model, splits)
-    encoders = {"": model.encoder} | baselines_of(config, model, plans["test"], settings)
-    cache = Path(config.cache_dir) if config.cache_dir else Path(config.out) / "features"
-    features: dict[str, dict[str, FeatureSet]] = {name: {} for name in encoders}
-    for encoder in encoders.values():
-        encoder.to(settings.runtime.device)
-    kept: dict[str, VideoIndex] = {}
-    for split, index in splits.items():
-        sets = encode_together(list(encoders.values()), index, plans[split], settings, cache, name=_NAMES[split])
-        for name, found in zip(encoders, sets, strict=True):
-            features[name][split] = found
-        kept[split] = replace(index, records=tuple(index.records[i] for i in sets[0].kept))
-    common = sorted(set(features[""]["train"].kept) & set(features[""]["val"].kept))
-    for sets in features.values():
+    found = encode_all(config, model, splits, settings, _NAMES)
+    common = sorted(set(found.features[""]["train"].kept) & set(found.features[""]["val"].kept))
+    for sets in found.features.values():
         for split in ("train", "val"):
             sets[split] = _only(sets[split], common)
     for split in ("train", "val"):
-        kept[split] = replace(pool.videos, records=tuple(pool.videos.records[i] for i in common))
-    return EncodedPool(Encoded(kept, features, encoders, plans))
+        found.splits[split] = replace(pool.videos, records=tuple(pool.videos.records[i] for i in common))
+    return EncodedPool(found)
 
 
 _NAMES = {"train": "clips to train on", "val": "clips to test on", "test": "test videos kept apart"}

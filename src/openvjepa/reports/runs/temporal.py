@@ -61,7 +61,7 @@ def _bands(result: TemporalResult) -> Markup:
         for start, end, label in video.truth:
             time[label] += end - start
     order = sorted(time, key=lambda label: -time[label])
-    colors = dict(zip(order, COLORS, strict=False))
+    colors = dict(zip(order, COLORS, strict=False))  # the others share one color
     videos: list[tuple[str, float, list[list[_Rect]]]] = []
     for video in result.videos[:SHOWN]:
         found = pieces_of(video.timelines[-1])

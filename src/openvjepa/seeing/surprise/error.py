@@ -26,7 +26,7 @@ from openvjepa.model.encoder import Encoder
 from openvjepa.model.objectives.masked import normalize_targets
 from openvjepa.model.predictor import Predictor
 from openvjepa.train.distributed import Runtime
-from openvjepa.weights.hub import LoadedModel, load_model
+from openvjepa.weights.hub import UNTRAINED, LoadedModel, load_model
 
 MOST_CONTEXTS = 5
 EXCESS_SHARE = 0.05
@@ -102,10 +102,6 @@ def predictive_model(model: LoadedModel, *, encoder: Encoder | None = None) -> P
     if config.num_frames < 2 * config.tubelet_size:
         raise ConfigError(f"{model.source}: a clip with a single time step has nothing to predict: {advice}")
     return PredictiveModel(encoder or model.encoder, predictor, model.encoder, model.source, model.clip)
-
-
-UNTRAINED = "untrained:"
-"""Before the name of a model: its architecture with random weights."""
 
 
 def load_with_predictor(source: str, *, seed: int = 0) -> LoadedModel:

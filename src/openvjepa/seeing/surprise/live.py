@@ -5,11 +5,9 @@ Memory is bounded: the resized frames of one window, and the frames that wait in
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from openvjepa.data.clips import ClipSpec
 from openvjepa.data.frame_cache import kept_short_side
-from openvjepa.data.media.stream import SETTLED, FrameSource, LiveFrame
+from openvjepa.data.media.stream import SETTLED, FrameSource, LiveAnswer, LiveFrame
 from openvjepa.data.transforms import eval_views
 
 _SPARE = 32  # frames of the queue beside those of a window
@@ -29,44 +27,19 @@ Scorer = Callable[[Tensor], dict[str, NDArray[np.float64]]]
 """Windows uint8 [B, 3, T, H, W] -> name -> values [B]."""
 
 
-@dataclass(frozen=True)
-class LiveWindow:
+@dataclass(frozen=True, kw_only=True)
+class LiveWindow(LiveAnswer):
     """Scores of one window of a source."""
 
-    source: str
-    start: float
-    """Its first frame, s since the source's first frame."""
-    end: float
-    """Its last frame, s."""
     values: dict[str, float]
     """Score -> value; undefined ones are left out."""
     alarms: tuple[str, ...]
     """Scores that have been above their thresholds for the minimum number of windows."""
-    time: datetime
-    """When the last frame was decoded."""
-    latency: float
-    """s from then to the scores."""
-    skipped: int
-    """Windows left out so far, because the model was too slow or frames were lost."""
-    dropped: int
-    """Frames dropped so far, because the model was too slow."""
-    reconnects: int
-    """Attempts to connect again so far."""
 
     def to_dict(self) -> dict[str, Any]:
         """For a line of JSON."""
-        return {
-            "source": self.source,
-            "start": round(self.start, 4),
-            "end": round(self.end, 4),
-            "time": self.time.isoformat(timespec="milliseconds"),
-            "latency": round(self.latency, 4),
-            **{name: round(value, 6) for name, value in self.values.items()},
-            "alarms": list(self.alarms),
-            "skipped_windows": self.skipped,
-            "dropped_frames": self.dropped,
-            "reconnects": self.reconnects,
-        }
+        values = {name: round(value, 6) for name, value in self.values.items()}
+        return self.line({**values, "alarms": list(self.alarms)})
 
 
 @dataclass(frozen=True)
@@ -92,7 +65,7 @@ def source_for(name: str, settings: StreamSettings, *, drop: bool | None = None,
         drop: as for `FrameSource`.
         more: of `FrameSource`.
     """
-    spacing = _spacing(settings.spec, 60.0)  # a frame step counts frames of a source whose rate is not known yet
+    spacing = settings.spec.spacing(60.0)  # a frame step counts frames of a source whose rate is not known yet
     room = 4 * settings.spec.num_frames * (settings.spec.frame_step or 1) + _SPARE
     size = kept_short_side(settings.size, (1.0, 1.0))
     return FrameSource(name, short_side=size, interval=spacing / 4, queue=room, drop=drop, **more)
@@ -128,29 +101,17 @@ def score_live(
         if len(window) < settings.spec.num_frames or (since - settings.spec.num_frames) % settings.stride:
             continue
         ahead = (source.newest() or frame.time) - frame.time
-        if source.live and ahead >= settings.stride * _spacing(settings.spec, source.fps):
+        if source.live and ahead >= settings.stride * settings.spec.spacing(source.fps):
             skipped += 1
             runs = dict.fromkeys(runs, 0)
             continue
         found = {name: float(value[0]) for name, value in score(torch.cat([v for _, v in window], 1)[None]).items()}
         runs = {name: runs[name] + 1 if found[name] > limit else 0 for name, limit in (thresholds or {}).items()}
-        now, report = time.monotonic(), source.report
         yield LiveWindow(
-            source.name,
-            window[0][0],
-            frame.time,
-            {name: value for name, value in found.items() if np.isfinite(value)},
-            tuple(name for name, run in runs.items() if run >= settings.min_run),
-            datetime.fromtimestamp(time.time() - (now - frame.arrived), timezone.utc),
-            now - frame.arrived,
-            skipped,
-            report.dropped,
-            report.reconnects,
+            values={name: value for name, value in found.items() if np.isfinite(value)},
+            alarms=tuple(name for name, run in runs.items() if run >= settings.min_run),
+            **source.answered(window[0][0], frame.time, frame.arrived, skipped),
         )
-
-
-def _spacing(spec: ClipSpec, fps: float) -> float:
-    return 1 / spec.fps if spec.fps is not None else (spec.frame_step or 1) / fps
 
 
 def _sampled(source: FrameSource, settings: StreamSettings) -> Iterator[tuple[LiveFrame, bool]]:
@@ -166,7 +127,7 @@ def _sampled(source: FrameSource, settings: StreamSettings) -> Iterator[tuple[Li
             continue
         settled = True
         for one in held:
-            spacing, half = _spacing(settings.spec, source.fps), 0.5 / source.fps
+            spacing, half = settings.spec.spacing(source.fps), 0.5 / source.fps
             if one.time + half < due:
                 continue
             whole = last is None or one.time - last <= _GAP * spacing
