@@ -18,6 +18,8 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
+from openvjepa.data.lists.records import VideoIndex
+
 Labels: TypeAlias = NDArray[np.int64]
 Groups: TypeAlias = NDArray[Any]
 """Of each video what it has in common with others: numbers or names."""
@@ -113,6 +115,11 @@ class Metrics:
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
+
+
+def groups_of(index: VideoIndex) -> Groups | None:
+    """Group of each video [n]; None where a video has none."""
+    return None if index.groups is None else np.array(index.groups)
 
 
 def classification_metrics(

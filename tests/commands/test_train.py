@@ -13,6 +13,7 @@ from openvjepa.cli.main import main
 from openvjepa.commands.evaluate import evaluate
 from openvjepa.commands.train import train_classifier
 from openvjepa.config import EvaluateConfig
+from openvjepa.data.lists.index import read_index
 from openvjepa.errors import ConfigError, DataError
 from openvjepa.inference.classifier import load_classifier
 
@@ -56,7 +57,7 @@ def test_a_video_unlike_the_training_videos_is_marked(
     train_classifier(str(shapes), label="motion", model=[str(saved)], kinds=["linear"], folds=3, out=out, workers=0)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(noise)
-    alike = next(p for p in sorted(shapes.parent.rglob("*.mp4")))
+    alike = read_index(shapes, label="motion").records[0].path
     capsys.readouterr()
     assert main(["predict", str(noise), str(alike), "--model", str(out), "--json"]) == 0
     odd, usual = json.loads(capsys.readouterr().out)

@@ -15,7 +15,7 @@ from openvjepa.data.lists.index import VideoIndex
 from openvjepa.errors import DataError
 from openvjepa.inference.ensemble import Answers, Member, Probabilities, combined, label_sets, passes
 from openvjepa.inference.labeled import Chosen
-from openvjepa.metrics import Difference, Groups, Labels, Metrics, classification_metrics, difference
+from openvjepa.metrics import Difference, Labels, Metrics, classification_metrics, difference, groups_of
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,6 @@ def evaluation_result(
         evaluations.append(_all(members, together[kept], read, said, combine))
     known = (chosen.left_out, chosen.seen, chosen.unknown)
     return EvaluateResult(out, classes, tuple(evaluations), read, skipped, *known)
-
-
-def groups_of(index: VideoIndex) -> Groups | None:
-    """Group of each video [n]; None where there are none."""
-    found = [record.group for record in index.records]
-    return None if any(group is None for group in found) else np.array(found)
 
 
 def short_names(names: Sequence[str]) -> list[str]:

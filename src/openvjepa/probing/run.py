@@ -21,7 +21,7 @@ from openvjepa.features.cache import FeatureSet, encode_together
 from openvjepa.features.encode import EncodeSettings
 from openvjepa.features.sampling import ClipPlan, plan_for
 from openvjepa.grid import TokenGrid
-from openvjepa.metrics import Difference, Groups, Labels, difference
+from openvjepa.metrics import Difference, Groups, Labels, difference, groups_of
 from openvjepa.model.encoder import Encoder
 from openvjepa.model.pixels import PixelEncoder, pixel_config, untrained
 from openvjepa.model.pooler import probe_eps
@@ -56,8 +56,7 @@ class Encoded:
 
     def groups(self, split: str) -> Groups | None:
         """Group of each video [n]; None where there are none."""
-        found = [record.group for record in self.splits[split].records]
-        return None if any(group is None for group in found) else np.array(found)
+        return groups_of(self.splits[split])
 
     def grid(self, encoder: str) -> TokenGrid:
         """Tokens of the planned clips."""

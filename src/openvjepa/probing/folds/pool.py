@@ -17,6 +17,7 @@ from openvjepa.data.lists.splits import check_splits, read_labeled, same_classes
 from openvjepa.data.splitting.classes import without_classes
 from openvjepa.data.splitting.divide import divide, folds_for
 from openvjepa.errors import ConfigError, DataError
+from openvjepa.metrics import groups_of
 
 log = logging.getLogger("openvjepa")
 Numbers = NDArray[np.int64]
@@ -35,10 +36,8 @@ class Pool:
 
     def units(self, index: VideoIndex) -> Numbers:
         """What is never divided: the group of each video, or the video, [n]."""
-        groups = [record.group for record in index.records]
-        if any(group is None for group in groups):
-            return np.arange(len(index))
-        return np.unique(np.array(groups), return_inverse=True)[1].astype(np.int64)
+        groups = groups_of(index)
+        return np.arange(len(index)) if groups is None else np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
     def folds(self, index: VideoIndex, seed: int) -> Numbers:
         """Fold of each video, from 0, [n].

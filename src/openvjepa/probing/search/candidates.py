@@ -21,7 +21,7 @@ from openvjepa.features.encode import EncodeSettings, encode_videos
 from openvjepa.features.novelty import Novelty
 from openvjepa.features.sampling import ClipPlan, plan_for
 from openvjepa.grid import TokenGrid
-from openvjepa.metrics import Groups, Labels, classification_metrics
+from openvjepa.metrics import Groups, Labels, classification_metrics, groups_of
 from openvjepa.model.pixels import PixelEncoder
 from openvjepa.model.pooler import probe_eps
 from openvjepa.probing.attentive import Recipe
@@ -94,13 +94,12 @@ class Encoded:
     @property
     def groups(self) -> list[str] | None:
         """Person, camera or source of each video; None where a video has none."""
-        return _groups(self.index)
+        return self.index.groups
 
     @property
     def test_groups(self) -> Groups | None:
         """The same of the test videos."""
-        found = _groups(self.test_index)
-        return None if found is None else np.array(found)
+        return groups_of(self.test_index)
 
     @property
     def grid(self) -> TokenGrid:
@@ -118,11 +117,6 @@ class Encoded:
     def novelty(self) -> Novelty | None:
         """What tells videos that are unlike these."""
         return Novelty.of(mean_tokens(self.features.x[:, :1])[:, 0], self.groups)
-
-
-def _groups(index: VideoIndex) -> list[str] | None:
-    found = [record.group for record in index.records]
-    return None if any(group is None for group in found) else [str(group) for group in found]
 
 
 def encode_candidate(

@@ -16,7 +16,7 @@ from openvjepa.data.lists.index import VideoIndex
 from openvjepa.data.loader import EvalClips
 from openvjepa.features.novelty import Novelty
 from openvjepa.features.sampling import ClipPlan
-from openvjepa.metrics import Difference, Labels, difference
+from openvjepa.metrics import Difference, Labels, difference, groups_of
 from openvjepa.probing.calibration import ece_by_chance
 from openvjepa.probing.probes import Outcome
 from openvjepa.probing.search.candidates import Candidate
@@ -68,8 +68,7 @@ class TrainResult:
     @property
     def differences(self) -> dict[str, Difference]:
         """Of the chosen classifier over each baseline and over the majority class, on the test videos."""
-        labels, groups = self.outcome.labels, [record.group for record in self.splits["test"].records]
-        known = None if any(group is None for group in groups) else np.array(groups)
+        labels, known = self.outcome.labels, groups_of(self.splits["test"])
         commonest = int(np.bincount(self.splits["train"].labels).argmax())
         rights = {name: found.probabilities.argmax(1) == labels for name, found in self.baselines.items()}
         rights["majority class"] = labels == commonest
@@ -196,7 +195,7 @@ def _candidates(result: TrainResult) -> Markup:
     ]
     how = (
         f"Mean accuracy and standard deviation over {len(order[0].result.folds)} folds of the training and validation "
-        "videos; the test videos were used once, for the chosen classifier."
+        "videos; the test videos choose nothing: the chosen classifier and the baselines are tested on them at the end."
         if several
         else "Accuracy on the validation videos: a class has too few videos for cross-validation."
     )
